@@ -1,0 +1,82 @@
+# pgproxy: "make" lists what there is to make.
+
+GO ?= go
+FUZZTIME ?= 10s
+TEST_FLAGS ?=
+DEMO_FLAGS ?=
+BENCH_FLAGS ?=
+
+GOLANGCI_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+TOOLS := $(CURDIR)/.tools
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install what is missing (gcc, PostgreSQL 15; apt-get, as root)
+	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: see go.dev/doc/install" >&2; exit 1; }
+	@.ci/install base
+
+.PHONY: build
+build: deps ## build bin/pgproxy
+	$(GO) build -o bin/pgproxy ./cmd/pgproxy
+
+.PHONY: run
+run: build ## a throwaway primary, two replicas and pgproxy in front (DEMO_FLAGS="-for 20s")
+	bin/pgproxy demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: deps ## go vet and all tests, race detector on, against a real cluster
+	$(GO) vet ./...
+	$(GO) test -race -timeout 9m $(TEST_FLAGS) ./...
+
+.PHONY: race
+race: deps ## the tests again, nothing taken from the cache
+	$(GO) test -race -count=1 -timeout 9m $(TEST_FLAGS) ./...
+
+.PHONY: lint
+lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint (built once into .tools)
+	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.*')); \
+	if [ -n "$$bad" ]; then echo "gofmt would change:" >&2; echo "$$bad" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
+
+.PHONY: fuzz
+fuzz: deps ## every fuzz target for FUZZTIME (10s)
+	@set -e; $(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$dir"/*_test.go 2>/dev/null); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+		done; \
+	done
+
+.PHONY: drivers
+drivers: deps ## the programs that use client drivers through pgproxy
+	$(GO) test -race -count=1 -v -run Drivers ./cmd/pgproxy/...
+
+.PHONY: bench
+bench: ## side by side with every other pooler that is installed (BENCH_FLAGS)
+	@.ci/install bench
+	$(GO) run ./bench/run $(BENCH_FLAGS)
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is linked in (govulncheck)
+	GOFLAGS= $(GO) run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) ./...
+
+.PHONY: check
+check: test lint ## what continuous integration checks
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .tools .bench

@@ -1,0 +1,414 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"pgproxy/netio"
+	"pgproxy/wire"
+)
+
+// Sink is the client's end of a server connection.
+type Sink interface {
+	// Lock takes the right to write to the client until Unlock. The connection's
+	// mutex is taken under it, never the other way round.
+	Lock()
+	Unlock()
+	// Reply writes to the client, with Lock held, and blocks while the client
+	// does not read. p is valid only during the call. After an error nothing
+	// more is written.
+	Reply(p []byte) error
+	// Reported is told of a ParameterStatus that answers the client's own
+	// statement; login says that the value is what a fresh login has. The strings
+	// are copies. Called under the connection's mutex.
+	Reported(name, value string, login bool)
+	// Unprepared is told that the Parse of this name, which was sent or answered
+	// for the client, has not happened: it failed, or stood behind an error.
+	// Called under the connection's mutex.
+	Unprepared(name string)
+	// Wrote is told, before the reply is relayed, that a statement that may have
+	// written was acknowledged at this time. Called under the connection's mutex.
+	Wrote(at int64)
+	// Lost is told, once and last, that the server connection has died while
+	// lent to this client. fatal is set when the server's own FATAL error has
+	// been relayed.
+	Lost(err error, fatal bool)
+}
+
+// Owner is the pool that a connection belongs to. Both calls come without the
+// connection's mutex held.
+type Owner interface {
+	Release(c *Conn)            // clean, and lent to nobody
+	Discard(c *Conn, err error) // closed or to be closed; lent to nobody
+}
+
+// ErrGone is returned by Hold and Send when the connection has died.
+var ErrGone = errors.New("server connection is gone")
+
+// Limits bound what a connection does for its clients.
+type Limits struct {
+	MaxPrepared int           // statements kept on the server; 0: no limit
+	CancelWait  time.Duration // how long a cancel may take
+	MaxMessage  int           // longest message from the server in bytes
+}
+
+// Conn is one server connection.
+type Conn struct {
+	// Set at construction.
+	Addr    string // as configured
+	PID     uint32
+	secret  []byte
+	network string
+	dialed  string
+	io      *netio.Conn
+	owner   Owner
+	limits  Limits
+	now     func() int64 // monotonic nanoseconds
+	Since   time.Time
+	born    int64
+	done    chan struct{} // closed when the goroutine has ended
+
+	// Owned by the goroutine in Loop, see reply.go.
+	out     netio.Gather
+	rest    int  // bytes left of a message whose fate is decided
+	forward bool // that fate
+
+	// Held while writing to the server.
+	writing sync.Mutex
+
+	// Guarded by mu.
+	mu        sync.Mutex
+	q         queue
+	prep      prepared
+	status    wire.TxStatus
+	holder    Sink
+	sending   bool              // the holder is in the middle of a message, or between Hold and Send
+	batch     bool              // extended-protocol messages without their Sync yet
+	pinned    string            // why the connection stays with its holder; "" = it does not
+	wrote     bool              // this lease ran what is not proved a read
+	lost      error             // set once: the connection has died
+	fatal     bool              // the server has said FATAL
+	params    map[string]string // as last reported
+	login     map[string]string // as reported at login
+	applied   *Settings
+	unnamed   uint64        // which Parse of an unnamed statement the server has; 0 none
+	failed    *wire.Error   // first error of a swallowed message since State was asked
+	errors    uint64        // ErrorResponses seen
+	dropped   bool          // the server has dropped all prepared statements (DISCARD ALL, DEALLOCATE ALL)
+	quiet     chan struct{} // closed when nothing is owed any more
+	cancels   int           // cancel requests under way
+	parked    bool          // detached, but to be released only when cancels is 0
+	closing   bool
+	started   int64 // when the oldest statement that is owed was sent
+	xact      int64 // when the transaction began; 0 none
+	requested int64 // when last lent
+	released  int64 // when last released
+	linked    time.Time
+	counts    Counters
+}
+
+// Info is a copy of what an observer may know of a connection.
+type Info struct {
+	Addr, LocalAddr string
+	PID             uint32
+	Since           time.Time
+	Requested       time.Time // when last lent; zero if never
+	Holder          Sink
+	Status          wire.TxStatus
+	Pinned          string
+	Active          bool
+	Cancelling      bool
+	Owed            int
+	Prepared        int
+	AppName         string
+	TLS             string
+	IdleFor         time.Duration // since the last release; 0 while lent
+	QueryFor        time.Duration // of the statement under way
+	XactFor         time.Duration // of the transaction under way
+	XactIdle        bool          // inside a transaction with nothing under way
+}
+
+// Info returns a copy. Anybody may call it.
+func (c *Conn) Info() Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	i := Info{
+		Addr: c.Addr, PID: c.PID, Since: c.Since, Requested: c.linked, Holder: c.holder, Status: c.status,
+		Pinned: c.pinned, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
+		Prepared: len(c.prep.used), AppName: c.params["application_name"],
+	}
+	if a := c.io.NetConn().LocalAddr(); a != nil {
+		i.LocalAddr = a.String()
+	}
+	if c.holder == nil && c.released != 0 {
+		i.IdleFor = time.Duration(now - c.released)
+	}
+	if c.q.n > 0 && c.started != 0 {
+		i.QueryFor = time.Duration(now - c.started)
+	}
+	if c.xact != 0 {
+		i.XactFor = time.Duration(now - c.xact)
+		i.XactIdle = c.q.n == 0 && c.status != wire.TxIdle
+	}
+	return i
+}
+
+// Counters returns a copy of what the connection has done.
+func (c *Conn) Counters() Counters {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts
+}
+
+// Params returns a copy of the parameters that the server has reported.
+func (c *Conn) Params() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := make(map[string]string, len(c.params))
+	for k, v := range c.params {
+		m[k] = v
+	}
+	return m
+}
+
+// Age and Idle return how long ago the connection was opened and last released.
+func (c *Conn) Age() time.Duration { return time.Duration(c.now() - c.born) }
+
+// Idle returns how long the connection has not been lent.
+func (c *Conn) Idle() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Duration(c.now() - c.released)
+}
+
+// LocalAddr returns the proxy's end of the connection.
+func (c *Conn) LocalAddr() net.Addr { return c.io.NetConn().LocalAddr() }
+
+// Lend gives a released connection to a client. The client must follow with
+// Send: until then nothing detaches it.
+func (c *Conn) Lend(s Sink) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil {
+		return fmt.Errorf("%w: %w", ErrGone, c.lost)
+	}
+	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pinned != "" {
+		panic("backend: lending a connection that is not clean")
+	}
+	c.holder, c.sending, c.wrote = s, true, false
+	c.linked = time.Now()
+	c.requested = c.now()
+	return nil
+}
+
+// Hold keeps a connection that is still lent to s from being detached until the
+// next Send, and reports whether it is. It is how a client's goroutine goes on
+// with the connection that it has.
+func (c *Conn) Hold(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holder != s || c.lost != nil {
+		return false
+	}
+	c.sending = true
+	return true
+}
+
+// Parcel is what one Send carries.
+type Parcel struct {
+	Owed  []Owed // one for each message in Bytes that is answered, in order
+	Bytes []byte // valid until Send returns
+	More  bool   // the last message is not complete yet
+	Open  bool   // extended-protocol messages have been sent whose Sync has not
+	Wrote bool   // something in it is not proved a read
+	Pin   string // why the connection must stay with the client from here on
+	Binds, Parses,
+	Queries int
+}
+
+// Send notes the replies that will be owed and writes p. The connection must be
+// lent to the calling client and kept with Lend or Hold.
+func (c *Conn) Send(p *Parcel) error {
+	c.mu.Lock()
+	if c.lost != nil {
+		c.sending = false
+		err := c.lost
+		c.mu.Unlock()
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	if len(p.Owed) > 0 && c.q.empty() {
+		now := c.now()
+		c.started = now
+		if c.xact == 0 {
+			c.xact = now
+		}
+	}
+	for i := range p.Owed {
+		if p.Owed[i].Kind == Query {
+			c.unnamed = 0 // a simple query drops the unnamed statement
+		}
+		c.q.push(p.Owed[i])
+	}
+	c.batch = p.Open
+	c.sending = p.More
+	c.wrote = c.wrote || p.Wrote
+	if p.Pin != "" && c.pinned == "" {
+		c.pinned = p.Pin
+		c.counts.Pins++
+	}
+	c.counts.Received += uint64(len(p.Bytes))
+	c.counts.Binds += uint64(p.Binds)
+	c.counts.ClientParses += uint64(p.Parses)
+	c.mu.Unlock()
+
+	c.writing.Lock()
+	err := c.io.Write(p.Bytes)
+	c.writing.Unlock()
+	if err != nil {
+		return c.writeFailed(err)
+	}
+	if len(p.Owed) == 0 && !p.More {
+		// No reply will come that could detach the connection.
+		c.mu.Lock()
+		free := c.detachLocked()
+		c.mu.Unlock()
+		if free {
+			c.owner.Release(c)
+		}
+	}
+	return nil
+}
+
+// Stream writes more bytes of the message that the last Send left incomplete.
+func (c *Conn) Stream(p []byte) error {
+	c.writing.Lock()
+	err := c.io.Write(p)
+	c.writing.Unlock()
+	c.mu.Lock()
+	c.counts.Received += uint64(len(p))
+	c.mu.Unlock()
+	if err != nil {
+		return c.writeFailed(err)
+	}
+	return nil
+}
+
+// writeFailed leaves the end of the connection to its goroutine, which may
+// still find the server's last words, and bounds how long that takes.
+func (c *Conn) writeFailed(err error) error {
+	_ = c.io.NetConn().SetReadDeadline(time.Now().Add(time.Second))
+	return fmt.Errorf("%w: write to %s: %w", ErrGone, c.Addr, err)
+}
+
+// detachLocked takes the connection from its holder if nothing ties the two
+// together any more, and reports whether the caller must now release it.
+func (c *Conn) detachLocked() bool {
+	if c.holder == nil || c.lost != nil || c.sending || c.batch || c.pinned != "" || c.status != wire.TxIdle || !c.q.settled() {
+		return false
+	}
+	c.holder = nil
+	c.q.compact()
+	c.released = c.now()
+	if c.cancels > 0 {
+		c.parked = true
+		return false
+	}
+	return true
+}
+
+// Unpin ends the pin if it has the reason given, or any if that is "", and
+// releases the connection if nothing else holds it.
+func (c *Conn) Unpin(reason string) {
+	c.mu.Lock()
+	if reason == "" || c.pinned == reason {
+		c.pinned = ""
+	}
+	free := c.detachLocked()
+	c.mu.Unlock()
+	if free {
+		c.owner.Release(c)
+	}
+}
+
+// Quiet waits until nothing is owed to s. It returns at once if the connection
+// is not lent to s any more.
+func (c *Conn) Quiet(s Sink) {
+	c.mu.Lock()
+	if c.holder != s || c.lost != nil || c.q.empty() {
+		c.mu.Unlock()
+		return
+	}
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	ch := c.quiet
+	c.mu.Unlock()
+	<-ch
+}
+
+// wakeQuietLocked ends Quiet.
+func (c *Conn) wakeQuietLocked() {
+	if c.quiet != nil {
+		close(c.quiet)
+		c.quiet = nil
+	}
+}
+
+// State is what the client's goroutine may have to know of its connection.
+type State struct {
+	Status  wire.TxStatus
+	Owing   bool        // something is still owed: Status is not the last word
+	Errors  uint64      // ErrorResponses so far
+	Failed  *wire.Error // the first error in answer to a swallowed message since the last call
+	Dropped bool        // the server has dropped all prepared statements since the last call
+}
+
+// State returns a copy and forgets Failed and Dropped.
+func (c *Conn) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := State{Status: c.status, Owing: !c.q.settled(), Errors: c.errors, Failed: c.failed, Dropped: c.dropped}
+	c.failed, c.dropped = nil, false
+	return s
+}
+
+// Close says goodbye and closes the connection, which must be lent to nobody.
+// Its owner is not told.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	if c.lost == nil {
+		c.lost = net.ErrClosed
+	}
+	c.closing = true
+	c.wakeQuietLocked()
+	c.mu.Unlock()
+	nc := c.io.NetConn()
+	_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	if c.writing.TryLock() {
+		_ = c.io.Write(wire.AppendTerminate(nil))
+		c.writing.Unlock()
+	}
+	_ = nc.Close()
+}
+
+// Wait returns when the connection's goroutine has ended.
+func (c *Conn) Wait() { <-c.done }
+
+// Probe is to be called each second or so; it finds out about servers that have
+// closed the connection unseen.
+func (c *Conn) Probe() {
+	if c.io.Probe() {
+		c.io.Wake()
+	}
+}
+
+// Alive reports whether the connection has not been found dead or closed.
+func (c *Conn) Alive() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost == nil
+}

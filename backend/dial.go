@@ -1,0 +1,159 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgproxy/config"
+	"pgproxy/netio"
+	"pgproxy/wire"
+)
+
+// tcpUserTimeout is TCP_USER_TIMEOUT of linux/tcp.h, which package syscall lacks.
+const tcpUserTimeout = 18
+
+// Login says where to and as whom a server connection is opened.
+type Login struct {
+	Server   config.Server
+	Database string
+	User     string
+	Password config.Secret
+	AppName  string // application_name of the login
+}
+
+// Dialer opens server connections. Its fields are set before its first use and
+// not changed after; Dial may be called by many goroutines.
+type Dialer struct {
+	Limits         Limits
+	ConnectTimeout time.Duration // connect and login; 0: no limit
+	Keepalive      net.KeepAliveConfig
+	UserTimeout    time.Duration // TCP_USER_TIMEOUT; 0: the system's
+	ConnectQuery   string        // run once on each new connection
+	Now            func() int64  // monotonic nanoseconds
+}
+
+// Config returns a pgconn configuration for l that takes nothing from the
+// environment. The monitor logs in with it as well.
+func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
+	host, port := l.Server.Host, l.Server.Port
+	// ParseConfig fills what is missing from the environment and from files, so
+	// every parameter that it knows is given. Values are set below, not spliced.
+	cfg, err := pgconn.ParseConfig("host=localhost port=1 user=u password=p dbname=d sslmode=disable passfile=/dev/null " +
+		"servicefile=/dev/null connect_timeout=0 target_session_attrs=any channel_binding=prefer " +
+		"min_protocol_version=3.0 max_protocol_version=3.0")
+	if err != nil {
+		return nil, fmt.Errorf("login configuration: %w", err)
+	}
+	cfg.Host, cfg.Port = host, uint16(port)
+	cfg.User, cfg.Password, cfg.Database = l.User, l.Password.Reveal(), l.Database
+	cfg.Fallbacks, cfg.TLSConfig, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil, nil
+	cfg.RuntimeParams = map[string]string{}
+	if l.AppName != "" {
+		cfg.RuntimeParams["application_name"] = l.AppName
+	}
+	cfg.ConnectTimeout = d.ConnectTimeout
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx, l.Server) }
+	cfg.OnNotice, cfg.OnNotification = nil, nil
+	return cfg, nil
+}
+
+func (d *Dialer) dial(ctx context.Context, s config.Server) (net.Conn, error) {
+	nd := net.Dialer{KeepAliveConfig: d.Keepalive}
+	if d.UserTimeout > 0 && s.Network() == "tcp" {
+		nd.Control = func(_, _ string, raw syscall.RawConn) error {
+			var serr error
+			err := raw.Control(func(fd uintptr) {
+				serr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d.UserTimeout/time.Millisecond))
+			})
+			return errors.Join(err, serr)
+		}
+	}
+	return nd.DialContext(ctx, s.Network(), s.Addr())
+}
+
+// Dial connects, logs in and starts the connection's goroutine. A refusal by the
+// server is returned as *wire.Error, wrapped with the server's address.
+func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) {
+	cfg, err := d.Config(l)
+	if err != nil {
+		return nil, err
+	}
+	if d.ConnectTimeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, d.ConnectTimeout)
+		defer stop()
+	}
+	pc, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
+	}
+	if d.ConnectQuery != "" {
+		// Errors of connect_query are ignored, as in PgBouncer.
+		_, _ = pc.Exec(ctx, d.ConnectQuery).ReadAll()
+	}
+	hj, err := pc.Hijack()
+	if err != nil {
+		_ = pc.Close(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), err)
+	}
+	if n := hj.Frontend.ReadBufferLen(); n != 0 || !wire.TxStatus(hj.TxStatus).Valid() || wire.TxStatus(hj.TxStatus) != wire.TxIdle {
+		_ = hj.Conn.Close()
+		return nil, fmt.Errorf("login to %s: %d bytes behind the server's first ReadyForQuery: %w", l.Server.Addr(), n, errOutOfSync)
+	}
+	_ = hj.Conn.SetDeadline(time.Time{})
+	return d.adopt(hj, l, owner), nil
+}
+
+// adopt makes a Conn of a connection that has logged in.
+func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
+	now := d.Now()
+	c := &Conn{
+		Addr: l.Server.Addr(), PID: hj.PID, secret: hj.SecretKey,
+		network: hj.Conn.RemoteAddr().Network(), dialed: hj.Conn.RemoteAddr().String(),
+		io: netio.New(hj.Conn, headOfError+64<<10), owner: owner, limits: d.Limits, now: d.Now,
+		Since: time.Now(), born: now, released: now, done: make(chan struct{}),
+		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
+		login: maps.Clone(hj.ParameterStatuses),
+	}
+	if c.limits.MaxMessage <= 0 {
+		c.limits.MaxMessage = 1<<31 - 1
+	}
+	if c.limits.CancelWait <= 0 {
+		c.limits.CancelWait = 10 * time.Second
+	}
+	c.q.dropped = c.droppedEntry
+	go c.loop()
+	return c
+}
+
+// LoginError turns what pgconn returns into a *wire.Error where the server has
+// refused the login in its own words.
+func LoginError(err error) error {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return &wire.Error{Severity: wire.SeverityFatal, Code: pe.Code, Message: pe.Message, Detail: pe.Detail, Hint: pe.Hint}
+	}
+	// pgconn names host, user and database in front of the cause: keep the cause.
+	s := err.Error()
+	if i := strings.LastIndex(s, "): "); i >= 0 {
+		s = s[i+3:]
+	}
+	return &dialError{text: s, cause: err}
+}
+
+type dialError struct {
+	text  string
+	cause error
+}
+
+func (e *dialError) Error() string { return e.text }
+func (e *dialError) Unwrap() error { return e.cause }

@@ -1,0 +1,224 @@
+package backend
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"pgproxy/wire"
+)
+
+// What the proxy itself sends to a server: in front of a client's messages
+// (settings, prepared statements), or while the connection is lent to nobody.
+
+// Adopt appends to owed and dst what turns the connection's settings into those
+// wanted: bound set_config calls, each with a Sync of its own, all swallowed. It
+// notes them as applied. The connection must be kept with Lend or Hold; a
+// following Send must carry what was appended first.
+func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) ([]Owed, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.applied == want {
+		return owed, dst
+	}
+	statement := func(sql string, params ...string) {
+		dst = wire.AppendParse(dst, "", []byte(sql), nil)
+		dst = wire.AppendBindText(dst, "", params...)
+		dst = wire.AppendExecute(dst)
+		dst = wire.AppendSync(dst)
+		owed = append(owed,
+			Owed{Kind: Parse, Do: Swallow, Own: true}, Owed{Kind: Bind, Do: Swallow, Own: true},
+			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
+		c.unnamed = 0
+	}
+	diff(c.applied, want,
+		func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) },
+		func(name string) { statement("RESET " + quoteSetting(name)) })
+	c.applied = want
+	return owed, dst
+}
+
+// Applied returns the settings that the connection has.
+func (c *Conn) Applied() *Settings {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.applied
+}
+
+// SetApplied notes that a client's own statement has changed the settings.
+func (c *Conn) SetApplied(s *Settings) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.applied = s
+}
+
+// quoteSetting quotes a parameter's name, whose parts may be joined by a dot.
+func quoteSetting(name string) string {
+	parts := strings.Split(name, ".")
+	for i, p := range parts {
+		parts[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
+	}
+	return strings.Join(parts, ".")
+}
+
+// Batch marks the start of a client's batch: statements used from here on are
+// not evicted before the next call.
+func (c *Conn) Batch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prep.mark = c.prep.tick
+}
+
+// Prepare makes sure that the server has s. If it does not, the Parse (and the
+// Close of a statement that makes room for it) are appended: swallowed for a
+// re-preparation, forwarded where the client itself has sent a Parse under this
+// name. For a client's Parse of what the server already has, a reply is forged.
+func (c *Conn) Prepare(s *Statement, sink Sink, asked bool, name string, owed []Owed, dst []byte) ([]Owed, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.prep.has(s) {
+		if asked {
+			owed = append(owed, Owed{Kind: Forge, Made: wire.ParseComplete, Sink: sink, Name: name})
+		}
+		return owed, dst
+	}
+	c.prep.add(s)
+	c.counts.ServerParses++
+	if old := c.prep.evict(c.limits.MaxPrepared); old != nil {
+		dst = wire.AppendTarget(dst, wire.Close, 'S', old.Name)
+		owed = append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink, Stmt: old})
+	}
+	dst = wire.AppendParse(dst, s.Name, s.Query, s.OIDs)
+	do := Swallow
+	if asked {
+		do = Forward
+	}
+	return append(owed, Owed{Kind: Parse, Do: do, Sink: sink, Stmt: s, Name: name}), dst
+}
+
+// Unnamed returns which Parse of an unnamed statement the server has last seen,
+// and SetUnnamed notes a new one.
+func (c *Conn) Unnamed() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unnamed
+}
+
+// SetUnnamed notes which Parse of an unnamed statement is about to be sent.
+func (c *Conn) SetUnnamed(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unnamed = id
+	c.counts.ServerParses++
+}
+
+// Doubt reports whether a failed COPY has left it open how many replies are
+// still to come. The next Send must then begin with AppendProbe.
+func (c *Conn) Doubt() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.q.doubt > 0 && c.q.empty()
+}
+
+// AppendProbe appends an empty query whose reply marks the end of all earlier
+// ones.
+func AppendProbe(sink Sink, owed []Owed, dst []byte) ([]Owed, []byte) {
+	return append(owed, Owed{Kind: Probe, Do: Swallow, Own: true, Sink: sink}), wire.AppendQuery(dst, "")
+}
+
+// Exec runs a statement while the connection is lent to nobody and out of its
+// pool, and waits for the end of it. An error of the server's is returned as
+// *wire.Error. After any other error the connection is of no more use.
+func (c *Conn) Exec(sql string, timeout time.Duration) error {
+	c.mu.Lock()
+	if c.lost != nil {
+		err := c.lost
+		c.mu.Unlock()
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	c.failed = nil
+	c.unnamed = 0
+	c.q.push(Owed{Kind: Query, Do: Swallow, Own: true})
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	quiet := c.quiet
+	c.mu.Unlock()
+
+	c.writing.Lock()
+	err := c.io.Write(wire.AppendQuery(nil, sql))
+	c.writing.Unlock()
+	if err != nil {
+		return c.writeFailed(err)
+	}
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-quiet:
+	case <-t.C:
+		return fmt.Errorf("server %s: no answer to %q within %v", c.Addr, sql, timeout)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil {
+		return fmt.Errorf("%w: %w", ErrGone, c.lost)
+	}
+	if c.failed != nil {
+		e := c.failed
+		c.failed = nil
+		return e
+	}
+	return nil
+}
+
+// Abandon takes the connection from a client that has gone. What the client has
+// left behind is rolled back and, where state was pinned, reset with the query
+// given; a connection in the middle of anything is cancelled and closed.
+func (c *Conn) Abandon(s Sink, reset string) {
+	c.mu.Lock()
+	if c.holder != s {
+		c.mu.Unlock()
+		return
+	}
+	whole := !c.sending && !c.batch && c.q.settled() && c.lost == nil
+	status, pinned := c.status, c.pinned != ""
+	c.holder, c.pinned = nil, ""
+	c.released = c.now()
+	c.mu.Unlock()
+	if !whole {
+		c.owner.Discard(c, fmt.Errorf("client left in the middle of a request"))
+		return
+	}
+	var todo []string
+	if status != wire.TxIdle {
+		todo = append(todo, "ROLLBACK")
+	}
+	if pinned && reset != "" {
+		todo = append(todo, reset)
+	}
+	for _, sql := range todo {
+		if err := c.Exec(sql, c.limits.CancelWait); err != nil {
+			c.owner.Discard(c, fmt.Errorf("clean up after client: %w", err))
+			return
+		}
+	}
+	c.finish()
+}
+
+// finish releases a connection that Abandon has cleaned, unless a cancel is
+// still under way.
+func (c *Conn) finish() {
+	c.mu.Lock()
+	clean := c.status == wire.TxIdle && c.q.settled() && c.lost == nil
+	c.released = c.now()
+	c.parked = clean && c.cancels > 0
+	parked := c.parked
+	c.mu.Unlock()
+	switch {
+	case parked:
+	case clean:
+		c.owner.Release(c)
+	default:
+		c.owner.Discard(c, fmt.Errorf("not clean after client"))
+	}
+}

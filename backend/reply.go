@@ -1,0 +1,330 @@
+package backend
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"pgproxy/netio"
+	"pgproxy/wire"
+)
+
+// headOfError is how much of an ErrorResponse must be in hand before it is
+// relayed: severity and SQLSTATE come first.
+const headOfError = 2 << 10
+
+// loop is the connection's goroutine. It ends when the server does, or when the
+// connection is closed.
+func (c *Conn) loop() {
+	defer close(c.done)
+	err := c.io.Loop(netio.Handler(c.onReply))
+	c.fail(fmt.Errorf("server %s: %w", c.Addr, err))
+}
+
+// inHand returns how many bytes of a message's body must be there before
+// anything is decided.
+func inHand(h wire.Header) int {
+	switch h.Type {
+	case wire.ReadyForQuery, wire.ParameterStatus:
+		return h.Body
+	case wire.CommandComplete:
+		return min(h.Body, 64)
+	case wire.ErrorResponse:
+		return min(h.Body, headOfError)
+	}
+	return 0
+}
+
+// scan is what onReply gathers under the mutex, to be acted on without it.
+type scan struct {
+	sink  Sink // for whom c.out is
+	ready bool // a ReadyForQuery was seen: the connection may have come free
+	now   int64
+}
+
+// onReply is shown what the server has sent. It decides about each message under
+// the mutex, then writes all that is to be relayed at once, then releases the
+// connection if it has come free.
+func (c *Conn) onReply(p []byte) (used int, err error) {
+	var s scan
+	c.out.Reset()
+	c.mu.Lock()
+	for used < len(p) && err == nil {
+		if c.rest > 0 {
+			n := min(c.rest, len(p)-used)
+			if c.forward {
+				c.out.Relay(p[used : used+n])
+			}
+			c.rest -= n
+			used += n
+			continue
+		}
+		q := p[used:]
+		if len(q) < wire.HeaderLen {
+			break
+		}
+		h, herr := wire.ReadHeader(q, c.limits.MaxMessage)
+		if herr != nil {
+			err = fmt.Errorf("message %q: %w", q[0], herr)
+			break
+		}
+		if len(q) < wire.HeaderLen+inHand(h) {
+			break
+		}
+		body := q[wire.HeaderLen:min(len(q), h.Size())]
+		if c.forward, err = c.message(h, body, &s); err != nil {
+			break
+		}
+		c.rest = h.Size()
+	}
+	sink, quiet := s.sink, c.quiet
+	if c.q.empty() {
+		c.quiet = nil
+	} else {
+		quiet = nil
+	}
+	relay := sink != nil && c.out.Len() > 0
+	if relay {
+		c.counts.Sent += uint64(c.out.Len())
+	}
+	c.mu.Unlock()
+
+	// The right to write to the client comes before the detachment: whoever
+	// serves that client next finds its bytes behind ours.
+	if relay {
+		sink.Lock()
+	}
+	free := false
+	if s.ready {
+		c.mu.Lock()
+		free = c.detachLocked()
+		c.mu.Unlock()
+	}
+	if relay {
+		_ = sink.Reply(c.out.Bytes()) // a client that is gone is its own goroutine's business
+		sink.Unlock()
+	}
+	c.out.Reset()
+	if quiet != nil {
+		close(quiet)
+	}
+	if free {
+		if err != nil {
+			c.owner.Discard(c, err)
+			return used, err
+		}
+		c.owner.Release(c)
+	}
+	return used, err
+}
+
+// to makes sink the one that c.out is for, writing what was gathered for
+// another one first. The mutex is held, and let go for the time of the write.
+func (c *Conn) to(sink Sink, s *scan) {
+	if s.sink == sink {
+		return
+	}
+	if old := s.sink; old != nil && c.out.Len() > 0 {
+		c.mu.Unlock()
+		old.Lock()
+		_ = old.Reply(c.out.Bytes())
+		old.Unlock()
+		c.out.Reset()
+		c.mu.Lock()
+	}
+	s.sink = sink
+}
+
+// message decides about one message: it is relayed to s.sink if forward is true.
+func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err error) {
+	for o, ok := c.q.forged(); ok; o, ok = c.q.forged() {
+		c.to(o.Sink, s)
+		*c.out.Made() = wire.AppendEmpty(*c.out.Made(), o.Made)
+	}
+	switch h.Type {
+	case wire.NoticeResponse, wire.NotificationResponse, wire.ParameterStatus:
+		return c.async(h, body, s)
+	case wire.ErrorResponse:
+		e := wire.ReadError(body)
+		c.errors++
+		c.fatal = c.fatal || e.Fatal()
+		v, err := c.q.reply(h.Type, body)
+		if err != nil {
+			return false, err
+		}
+		if v.Failed && c.failed == nil {
+			c.failed = e
+		}
+		if v.Sink == nil {
+			v.Sink = c.holder
+		}
+		if v.Sink == nil {
+			return false, nil
+		}
+		c.to(v.Sink, s)
+		if v.Error != nil {
+			*c.out.Made() = v.Error.Append(*c.out.Made())
+			return false, nil
+		}
+		return v.Forward, nil
+	case wire.CommandComplete:
+		c.complete(body)
+	case wire.ReadyForQuery:
+		return c.ready(h, body, s)
+	}
+	v, err := c.q.reply(h.Type, body)
+	if err != nil || !v.Forward || v.Sink == nil {
+		return false, err
+	}
+	c.to(v.Sink, s)
+	return true, nil
+}
+
+// async handles the messages that may come at any time.
+func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err error) {
+	sink := c.holder
+	if !c.q.empty() {
+		o := c.q.at(0)
+		if o.Do == Swallow && h.Type != wire.NotificationResponse {
+			sink = nil
+		} else if o.Sink != nil {
+			sink = o.Sink
+		}
+	}
+	if h.Type == wire.ParameterStatus {
+		name, value, err := wire.ReadParameterStatus(body)
+		if err != nil {
+			return false, err
+		}
+		n, v := string(name), string(value)
+		c.params[n] = v
+		if sink != nil {
+			c.reported(sink, n, v)
+		}
+	}
+	if sink == nil {
+		return false, nil
+	}
+	c.to(sink, s)
+	return true, nil
+}
+
+// unsettable are the parameters that a server reports but no client can set, or
+// not without more than the setting changing with it.
+var unsettable = map[string]bool{
+	"server_version": true, "server_encoding": true, "integer_datetimes": true, "is_superuser": true,
+	"session_authorization": true, "in_hot_standby": true,
+}
+
+// reported notes a parameter that the client's own statement has changed: it is
+// the client's from now on, and what this connection has.
+func (c *Conn) reported(sink Sink, name, value string) {
+	if unsettable[name] {
+		return
+	}
+	login := c.login[name] == value
+	if login {
+		c.applied = c.applied.Without(name)
+	} else {
+		c.applied = c.applied.With(name, value)
+	}
+	sink.Reported(name, value, login)
+}
+
+var (
+	tagDiscardAll    = []byte("DISCARD ALL\x00")
+	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
+)
+
+// complete looks for the commands that change what the connection holds.
+func (c *Conn) complete(body []byte) {
+	if len(body) == 0 || body[0] != 'D' {
+		return
+	}
+	switch {
+	case bytes.Equal(body, tagDiscardAll):
+		c.applied = nil
+	case bytes.Equal(body, tagDeallocateAll):
+	default:
+		return
+	}
+	c.dropped = true
+	c.unnamed = 0
+	clear(c.prep.used)
+}
+
+// ready handles ReadyForQuery.
+func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err error) {
+	if h.Body != 1 || !wire.TxStatus(body[0]).Valid() {
+		return false, fmt.Errorf("ReadyForQuery: %w", wire.ErrMessage)
+	}
+	v, err := c.q.reply(h.Type, body)
+	if err != nil {
+		return false, err
+	}
+	c.status = wire.TxStatus(body[0])
+	if s.now == 0 {
+		s.now = c.now()
+	}
+	if v.Sink != nil {
+		c.to(v.Sink, s)
+		if c.wrote && !v.Swallow {
+			v.Sink.Wrote(s.now)
+		}
+	}
+	if !v.Swallow {
+		c.counts.Queries++
+		c.counts.QueryTime.Add(time.Duration(s.now - c.started))
+		if c.status == wire.TxIdle {
+			c.counts.Xacts++
+			c.counts.XactTime.Add(time.Duration(s.now - c.xact))
+		}
+	}
+	c.started = s.now
+	if c.status == wire.TxIdle {
+		c.xact = 0
+		if !c.q.empty() {
+			c.xact = s.now
+		}
+	}
+	if v.Forward && v.Sink == nil {
+		v.Sink = c.holder
+		c.to(v.Sink, s)
+	}
+	s.ready = true
+	return v.Forward && v.Sink != nil, nil
+}
+
+// droppedEntry is told of entries whose message the server ignores or refuses.
+func (c *Conn) droppedEntry(o Owed) {
+	switch {
+	case o.Kind == Parse && o.Stmt != nil:
+		delete(c.prep.used, o.Stmt)
+	case o.Kind == Parse:
+		c.unnamed = 0
+	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:
+		c.prep.add(o.Stmt) // it was to be evicted and is still there
+	}
+	if o.Name != "" && o.Sink != nil {
+		o.Sink.Unprepared(o.Name)
+	}
+}
+
+// fail ends the connection: its holder and its owner are told, once.
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	if c.lost != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.lost = err
+	holder, fatal := c.holder, c.fatal
+	c.holder = nil
+	c.wakeQuietLocked()
+	c.mu.Unlock()
+	_ = c.io.Close()
+	if holder != nil {
+		holder.Lost(err, fatal)
+	}
+	c.owner.Discard(c, err)
+}

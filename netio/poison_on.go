@@ -1,0 +1,5 @@
+//go:build poison
+
+package netio
+
+const poison = true

@@ -1,0 +1,217 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"pgproxy/backend"
+)
+
+// What the console asks of pools. A database of "" means all.
+
+func (s *Set) of(database string) []*Pool {
+	l := s.list()
+	if database == "" {
+		return l
+	}
+	var out []*Pool
+	for _, p := range l {
+		if p.Key.Database == database {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Pause lends nothing more and waits until nothing is lent; idle connections
+// are closed. If ctx ends first the database stays paused.
+func (s *Set) Pause(ctx context.Context, database string) error {
+	s.mu.Lock()
+	s.paused[database] = true
+	s.mu.Unlock()
+	for _, p := range s.of(database) {
+		p.mu.Lock()
+		p.paused = true
+		p.renewLocked()
+		var drained chan struct{}
+		if p.lent > 0 {
+			if p.drained == nil {
+				p.drained = make(chan struct{})
+			}
+			drained = p.drained
+		}
+		p.mu.Unlock()
+		if drained == nil {
+			continue
+		}
+		select {
+		case <-drained:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Resume lends again. Waiters keep their places; the time of the pause does not
+// count as their wait. It reports whether anything was paused.
+func (s *Set) Resume(database string) bool {
+	s.mu.Lock()
+	was := s.paused[database]
+	delete(s.paused, database)
+	if database == "" {
+		was = len(s.paused) > 0 || was
+		clear(s.paused)
+	}
+	s.mu.Unlock()
+	for _, p := range s.of(database) {
+		p.mu.Lock()
+		if p.paused {
+			p.paused, was = false, true
+			now := s.now()
+			for w := p.first; w != nil; w = w.next {
+				w.since = now
+			}
+			p.growLocked()
+		}
+		p.mu.Unlock()
+	}
+	return was
+}
+
+// Paused reports whether a database, or all, is paused.
+func (s *Set) Paused(database string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.paused[""] || s.paused[database]
+}
+
+// Reconnect replaces every connection: idle ones now, lent ones when they come
+// back.
+func (s *Set) Reconnect(database string) {
+	for _, p := range s.of(database) {
+		p.mu.Lock()
+		p.renewLocked()
+		p.growLocked()
+		p.mu.Unlock()
+	}
+}
+
+// Kill closes every connection now; clients that have one lose it.
+func (s *Set) Kill(database string) {
+	for _, p := range s.of(database) {
+		p.kill()
+	}
+}
+
+// Stats is a copy of what a pool is doing, in PgBouncer's words.
+type Stats struct {
+	Key     Key
+	Mode    string
+	Limits  Limits
+	Waiting int           // clients in the queue
+	MaxWait time.Duration // how long the oldest of them has waited
+
+	Active, Idle, Used, Tested, Login int // server connections
+	ActiveCancel, BeingCanceled       int
+	Pinned                            int
+
+	Paused bool
+
+	Counters  backend.Counters
+	Assigned  uint64            // leases
+	Wait      backend.Histogram // until a lease
+	Opened    uint64
+	LoginFail uint64
+	LastError string
+}
+
+// Servers is the sum of a pool's server connections.
+func (s *Stats) Servers() int {
+	return s.Active + s.Idle + s.Used + s.Tested + s.Login + s.BeingCanceled
+}
+
+// ServerInfo is one server connection in SHOW SERVERS.
+type ServerInfo struct {
+	backend.Info
+	Pool  Key
+	State string // active, idle, used, tested, being_canceled
+}
+
+// Stats returns a copy for every pool, in order of their keys.
+func (s *Set) Stats() []Stats {
+	var out []Stats
+	for _, p := range s.list() {
+		st, _ := p.stats()
+		out = append(out, st)
+	}
+	return out
+}
+
+// Servers returns a copy for every server connection.
+func (s *Set) Servers() []ServerInfo {
+	var out []ServerInfo
+	for _, p := range s.list() {
+		_, list := p.stats()
+		out = append(out, list...)
+	}
+	return out
+}
+
+// stats copies under the pool's mutex first and asks the connections after it.
+func (p *Pool) stats() (Stats, []ServerInfo) {
+	p.mu.Lock()
+	st := Stats{
+		Key: p.Key, Mode: p.Mode.String(), Limits: p.limits, Waiting: p.waiting, Login: p.dialing, Paused: p.paused,
+		Counters: p.gone, Assigned: p.assigned, Wait: p.wait, Opened: p.opened, LoginFail: p.failed,
+	}
+	if p.lastErr != nil {
+		st.LastError = p.lastErr.Error()
+	}
+	if p.first != nil {
+		st.MaxWait = time.Duration(p.set.now() - p.first.since)
+	}
+	type one struct {
+		c     *backend.Conn
+		state connState
+	}
+	all := make([]one, 0, len(p.all))
+	for c, m := range p.all {
+		all = append(all, one{c, m.state})
+	}
+	delay := p.limits.CheckDelay
+	p.mu.Unlock()
+
+	infos := make([]ServerInfo, 0, len(all))
+	for _, x := range all {
+		n := x.c.Counters()
+		st.Counters.Merge(&n)
+		i := ServerInfo{Info: x.c.Info(), Pool: p.Key}
+		switch {
+		case x.state == stateClosing:
+			i.State = "closing"
+			continue
+		case i.Cancelling && !i.Active:
+			i.State = "being_canceled"
+			st.BeingCanceled++
+		case x.state == stateLent && i.Cancelling:
+			i.State = "active_cancel"
+			st.Active++
+			st.ActiveCancel++
+		case x.state == stateLent:
+			i.State = "active"
+			st.Active++
+		case delay > 0 && i.IdleFor > delay:
+			i.State = "used" // as in PgBouncer: to be checked before it is lent
+			st.Used++
+		default:
+			i.State = "idle"
+			st.Idle++
+		}
+		if i.Pinned != "" {
+			st.Pinned++
+		}
+		infos = append(infos, i)
+	}
+	return st, infos
+}

@@ -1,0 +1,440 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/wire"
+)
+
+// Errors that callers branch on.
+var (
+	ErrClosed      = errors.New("pool is closed")          // by a reload or shutdown: ask the Set again
+	ErrUnreachable = errors.New("server is not reachable") // try another server, or wait for this one
+	ErrWaitTimeout = errors.New("query_wait_timeout")
+	ErrTaken       = errors.New("cancelled while waiting for a server connection")
+)
+
+// Key names a pool. Database is the name that clients ask for, User the role
+// that logs in to the server, Server its address.
+type Key struct{ Database, User, Server string }
+
+// Limits of one pool.
+type Limits struct {
+	Size, Min    int // most and fewest server connections
+	MaxDB        int // of this database on this server, over all users; 0: no limit
+	MaxUser      int // of this user on this server, over all databases; 0: no limit
+	WaitTimeout  time.Duration
+	IdleTimeout  time.Duration // 0: never
+	Lifetime     time.Duration // 0: for ever
+	CheckDelay   time.Duration // idle longer than this: checked before it is lent
+	CheckQuery   string        // "off": never checked
+	LoginRetry   time.Duration // least time between failed logins
+	CheckTimeout time.Duration
+}
+
+// Waiter is a client's place in a queue. It belongs to one client's goroutine,
+// which uses it for one Acquire at a time. Its zero value is ready.
+type Waiter struct {
+	ch         chan result
+	pool       atomic.Pointer[Pool] // whose queue it stands in
+	prev, next *Waiter              // guarded by the pool's mutex
+	queued     bool                 // guarded by the pool's mutex
+	since      int64                // guarded by the pool's mutex
+}
+
+type result struct {
+	conn *backend.Conn
+	err  error
+}
+
+// Pool lends the connections of one Key.
+type Pool struct {
+	// Set at construction.
+	Key    Key
+	Mode   config.PoolMode
+	set    *Set
+	server config.Server
+	load   *atomic.Int64 // leases of all pools of this server
+
+	// Guarded by mu.
+	mu          sync.Mutex
+	login       backend.Login
+	dialer      *backend.Dialer
+	limits      Limits
+	all         map[*backend.Conn]*member
+	idle        []*backend.Conn // the last is the warmest
+	first, last *Waiter
+	waiting     int
+	dialing     int
+	lent        int
+	paused      bool
+	closed      bool
+	generation  int // connections of an earlier one are closed when they come back
+	failures    int
+	retryAt     int64
+	retry       *time.Timer
+	lastErr     error
+	params      map[string]string // what a fresh login reports
+	lastUsed    int64
+	drained     chan struct{} // closed when nothing is lent any more; see Pause
+
+	// Totals, guarded by mu.
+	gone     backend.Counters // of connections that are no more
+	assigned uint64
+	wait     backend.Histogram
+	opened   uint64
+	failed   uint64
+}
+
+// member is what the pool knows of one connection. Guarded by Pool.mu.
+type member struct {
+	generation int
+	retire     bool
+	state      connState
+}
+
+type connState uint8
+
+const (
+	stateIdle connState = iota
+	stateLent
+	stateTested
+	stateClosing
+)
+
+// Acquire lends a connection to sink, waiting in line for as long as the pool's
+// WaitTimeout allows. The caller must follow with backend.Conn.Send; when the
+// connection has come free it returns to the pool by itself.
+func (p *Pool) Acquire(w *Waiter, sink backend.Sink) (*backend.Conn, error) {
+	for {
+		c, err := p.next(w)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.check(c); err != nil {
+			p.Discard(c, err)
+			continue
+		}
+		if err := c.Lend(sink); err == nil {
+			return c, nil
+		}
+		// It died on the way here, and has told the pool.
+	}
+}
+
+// next takes a connection off the stack or waits for one.
+func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.lendLocked(c)
+		p.wait.Buckets[0]++
+		p.mu.Unlock()
+		return c, nil
+	}
+	if p.lastErr != nil && p.refusedLocked() {
+		err := p.lastErr
+		p.mu.Unlock()
+		return nil, err
+	}
+	if w.ch == nil {
+		w.ch = make(chan result, 1)
+	}
+	w.since = p.set.now()
+	w.queued = true
+	w.prev, w.next = p.last, nil
+	if p.last == nil {
+		p.first = w
+	} else {
+		p.last.next = w
+	}
+	p.last = w
+	p.waiting++
+	w.pool.Store(p)
+	p.growLocked()
+	p.mu.Unlock()
+
+	r := <-w.ch
+	w.pool.Store(nil)
+	return r.conn, r.err
+}
+
+// refusedLocked reports whether a new waiter would only hear the last login's
+// error again: the server was asked a moment ago and there is no connection
+// that could be waited for.
+func (p *Pool) refusedLocked() bool {
+	return len(p.all) == 0 && p.dialing == 0 && p.set.now() < p.retryAt && !transient(p.lastErr)
+}
+
+func (p *Pool) lendLocked(c *backend.Conn) {
+	p.all[c].state = stateLent
+	p.lent++
+	p.assigned++
+	p.load.Add(1)
+}
+
+// unlendLocked is the reverse of lendLocked.
+func (p *Pool) unlendLocked(m *member) {
+	m.state = stateIdle
+	p.lent--
+	p.load.Add(-1)
+	p.lastUsed = p.set.now()
+	if p.lent == 0 && p.drained != nil {
+		close(p.drained)
+		p.drained = nil
+	}
+}
+
+// check asks a connection that has been idle for long whether it still works.
+func (p *Pool) check(c *backend.Conn) error {
+	p.mu.Lock()
+	l := p.limits
+	p.mu.Unlock()
+	if l.CheckQuery == "off" || l.CheckDelay <= 0 || c.Idle() < l.CheckDelay {
+		return nil
+	}
+	return c.Exec(l.CheckQuery, l.CheckTimeout)
+}
+
+// Release takes back a clean connection and gives it to the oldest waiter. It
+// panics if the connection is not lent.
+func (p *Pool) Release(c *backend.Conn) {
+	p.mu.Lock()
+	m := p.all[c]
+	if m == nil || m.state != stateLent {
+		if m != nil && m.state == stateClosing || m == nil {
+			p.mu.Unlock()
+			return // discarded in the meantime
+		}
+		p.mu.Unlock()
+		panic("pool: release of a connection that is not lent")
+	}
+	p.unlendLocked(m)
+	if p.closed || m.retire || m.generation != p.generation {
+		p.closeLocked(c, m)
+		p.mu.Unlock()
+		return
+	}
+	p.placeLocked(c)
+	p.mu.Unlock()
+}
+
+// placeLocked hands a free connection to the oldest waiter or stacks it.
+func (p *Pool) placeLocked(c *backend.Conn) {
+	if w := p.first; w != nil && !p.paused {
+		p.leaveLocked(w)
+		p.lendLocked(c)
+		p.wait.Add(time.Duration(p.set.now() - w.since))
+		w.ch <- result{conn: c}
+		return
+	}
+	if p.set.caps.hungry.Load() && (p.limits.MaxDB > 0 || p.limits.MaxUser > 0) {
+		p.closeLocked(c, p.all[c]) // another pool waits for the place
+		return
+	}
+	p.idle = append(p.idle, c)
+}
+
+// leaveLocked takes w out of the queue.
+func (p *Pool) leaveLocked(w *Waiter) {
+	if w.prev == nil {
+		p.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		p.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.prev, w.next, w.queued = nil, nil, false
+	p.waiting--
+}
+
+// Cancel ends w's waiting with err. It reports false if w is not waiting.
+func (w *Waiter) Cancel(err error) bool {
+	p := w.pool.Load()
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !w.queued || w.pool.Load() != p {
+		return false
+	}
+	p.leaveLocked(w)
+	w.ch <- result{err: err}
+	return true
+}
+
+// Waiting reports whether w stands in a queue.
+func (w *Waiter) Waiting() bool { return w.pool.Load() != nil }
+
+// Discard removes a connection that has died or must not be used again, asking
+// the server first to stop what it may still be doing.
+func (p *Pool) Discard(c *backend.Conn, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.all[c]
+	if m == nil || m.state == stateClosing {
+		return
+	}
+	if m.state == stateLent {
+		p.unlendLocked(m)
+	} else if i := slices.Index(p.idle, c); i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
+	}
+	p.set.log.Debug("server connection closed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server,
+		"pid", c.PID, "reason", err)
+	p.closeLocked(c, m)
+}
+
+// closeLocked closes a connection that is neither idle nor lent. Its place in
+// the pool is free when the server has let go of it.
+func (p *Pool) closeLocked(c *backend.Conn, m *member) {
+	m.state = stateClosing
+	p.set.goes.Add(1)
+	go func() {
+		defer p.set.goes.Done()
+		c.Kill()
+		c.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.all, c)
+		n := c.Counters()
+		p.gone.Merge(&n)
+		p.set.caps.give(p)
+		p.growLocked()
+	}()
+}
+
+// growLocked opens connections for those who wait, as far as the limits allow.
+func (p *Pool) growLocked() {
+	if p.closed || p.paused {
+		return
+	}
+	now := p.set.now()
+	for want := max(p.waiting, p.limits.Min-len(p.all)) - p.dialing; want > 0; want-- {
+		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size {
+			return
+		}
+		if p.failures > 0 {
+			// One attempt at a time, not more often than LoginRetry.
+			if p.dialing > 0 {
+				return
+			}
+			if now < p.retryAt {
+				p.retryLaterLocked(time.Duration(p.retryAt - now))
+				return
+			}
+		}
+		if !p.set.caps.take(p) {
+			return // give calls again
+		}
+		p.dialing++
+		p.set.goes.Add(1)
+		go p.dial(p.login, p.dialer, p.generation)
+	}
+}
+
+func (p *Pool) retryLaterLocked(d time.Duration) {
+	if p.retry != nil {
+		p.retry.Stop()
+	}
+	p.retry = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.growLocked()
+	})
+}
+
+// dial opens one connection. Its goroutine is waited for by Set.Close.
+func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
+	defer p.set.goes.Done()
+	c, err := d.Dial(p.set.ctx, l, p)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing--
+	if err != nil {
+		p.set.caps.give(p)
+		p.refusalLocked(err)
+		return
+	}
+	if p.failures > 0 {
+		p.set.log.Info("server accepts logins again", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server)
+	}
+	p.opened++
+	p.failures, p.lastErr = 0, nil
+	if p.params == nil {
+		p.params = c.Params()
+	}
+	m := &member{generation: generation}
+	p.all[c] = m
+	switch {
+	case p.closed || generation != p.generation || !c.Alive():
+		p.closeLocked(c, m)
+	default:
+		p.placeLocked(c)
+	}
+	p.growLocked()
+}
+
+// refusalLocked deals with a failed login.
+func (p *Pool) refusalLocked(err error) {
+	p.failures++
+	p.failed++
+	p.lastErr = err
+	p.retryAt = p.set.now() + int64(p.limits.LoginRetry)
+	if p.failures == 1 {
+		p.set.log.Warn("server login failed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server, "error", err)
+	}
+	var refusal *wire.Error
+	if !errors.As(err, &refusal) {
+		if p.set.suspect != nil {
+			p.set.suspect(p.Key.Database, p.Key.Server)
+		}
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
+		p.lastErr = err
+	}
+	if len(p.all) == 0 && !transient(err) {
+		for w := p.first; w != nil; w = p.first {
+			p.leaveLocked(w)
+			w.ch <- result{err: err}
+		}
+		return
+	}
+	if p.waiting > 0 && !p.closed {
+		p.retryLaterLocked(p.limits.LoginRetry)
+	}
+}
+
+// transient reports whether a login that failed this way is worth waiting for:
+// the server is there, but cannot take another connection yet.
+func transient(err error) bool {
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Code == wire.CodeTooManyConnections || e.Code == wire.CodeCannotConnectNow
+}
+
+// Params returns what a fresh login reports (server_version and so on), or nil
+// while there has not been one. The map must not be changed.
+func (p *Pool) Params() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.params
+}

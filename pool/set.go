@@ -1,0 +1,331 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+)
+
+// tick is how often the janitor looks after pools: the precision of their
+// timeouts.
+const tick = 100 * time.Millisecond
+
+// Options for a Set. Log and Now must be given.
+type Options struct {
+	Log     *slog.Logger
+	Now     func() int64                    // monotonic nanoseconds
+	Load    func(addr string) *atomic.Int64 // the leases of a server, shared with the router
+	Suspect func(database, addr string)     // told of servers that cannot be reached
+	Dial    func(*config.Config, *config.Database) *backend.Dialer
+}
+
+// Set holds all pools.
+type Set struct {
+	// Set at construction.
+	log     *slog.Logger
+	now     func() int64
+	load    func(addr string) *atomic.Int64
+	suspect func(database, addr string)
+	dialer  func(*config.Config, *config.Database) *backend.Dialer
+	ctx     context.Context // ends when the Set is closed: it bounds dials
+	stop    context.CancelFunc
+	goes    sync.WaitGroup // janitor, dials, closes
+	caps    *caps
+
+	// Guarded by mu.
+	mu     sync.RWMutex
+	pools  map[Key]*Pool
+	cfg    *config.Config
+	paused map[string]bool // databases; "" is all
+}
+
+// New starts a Set. Close ends it.
+func New(cfg *config.Config, opt Options) *Set {
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Set{
+		log: opt.Log, now: opt.Now, load: opt.Load, suspect: opt.Suspect, dialer: opt.Dial, ctx: ctx, stop: stop,
+		caps: newCaps(), pools: make(map[Key]*Pool), cfg: cfg, paused: make(map[string]bool),
+	}
+	if s.load == nil {
+		var mu sync.Mutex
+		loads := make(map[string]*atomic.Int64)
+		s.load = func(addr string) *atomic.Int64 {
+			mu.Lock()
+			defer mu.Unlock()
+			if loads[addr] == nil {
+				loads[addr] = new(atomic.Int64)
+			}
+			return loads[addr]
+		}
+	}
+	s.goes.Add(1)
+	go s.janitor()
+	return s
+}
+
+// Get returns the pool for a client of database (by the name that it asked for)
+// on one of the database's servers, logging in as user.
+func (s *Set) Get(database string, db *config.Database, server config.Server, user string, password config.Secret) *Pool {
+	k := Key{Database: database, User: user, Server: server.Addr()}
+	s.mu.RLock()
+	p := s.pools[k]
+	s.mu.RUnlock()
+	if p != nil {
+		return p
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pools[k]; p != nil {
+		return p
+	}
+	p = &Pool{
+		Key: k, set: s, server: server, load: s.load(k.Server), all: make(map[*backend.Conn]*member),
+		paused: s.paused[""] || s.paused[database], lastUsed: s.now(),
+	}
+	p.configure(s.cfg, db)
+	p.login = backend.Login{Server: server, Database: db.DBName, User: user, Password: password}
+	s.pools[k] = p
+	return p
+}
+
+// configure takes over the limits of a configuration.
+func (p *Pool) configure(cfg *config.Config, db *config.Database) {
+	x := cfg.Proxy
+	l := Limits{
+		Size: db.PoolSize, Min: db.MinPoolSize, MaxDB: db.MaxDBConnections, MaxUser: x.MaxUserConnections,
+		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: x.ServerLifetime,
+		CheckDelay: x.ServerCheckDelay, CheckQuery: x.ServerCheckQuery, LoginRetry: x.ServerLoginRetry,
+		CheckTimeout: max(x.ServerConnectTimeout, time.Second),
+	}
+	mode := db.PoolMode
+	if u := cfg.Users[p.Key.User]; u != nil {
+		if u.PoolSize > 0 {
+			l.Size = u.PoolSize
+		}
+		if u.MaxUserConnections > 0 {
+			l.MaxUser = u.MaxUserConnections
+		}
+		mode = u.PoolMode
+	}
+	d := p.set.dialer(cfg, db)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limits, p.dialer, p.Mode = l, d, mode
+}
+
+// Apply takes over a new configuration: limits change at once, connections that
+// another login or server would have now are closed when they come free, pools
+// of databases or servers that are no more are closed.
+func (s *Set) Apply(cfg *config.Config) {
+	s.mu.Lock()
+	s.cfg = cfg
+	var retired []*Pool
+	for k, p := range s.pools {
+		db, ok := cfg.Database(k.Database)
+		if ok {
+			ok = slices.ContainsFunc(db.Servers, func(v config.Server) bool { return v.Addr() == k.Server })
+		}
+		if ok && db.User != "" && db.User != k.User {
+			ok = false
+		}
+		if !ok {
+			delete(s.pools, k)
+			retired = append(retired, p)
+			continue
+		}
+		p.configure(cfg, db)
+		p.relogin(db)
+	}
+	s.mu.Unlock()
+	for _, p := range retired {
+		p.close(ErrClosed)
+	}
+}
+
+// relogin notes a changed database name or forced password for new connections.
+func (p *Pool) relogin(db *config.Database) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	moved := p.login.Database != db.DBName
+	p.login.Database = db.DBName
+	if db.User != "" {
+		p.login.Password = db.Password
+	}
+	if moved {
+		p.renewLocked()
+	}
+}
+
+// SetPassword notes the password for new connections of a user whose own name
+// is used on the server.
+func (p *Pool) SetPassword(s config.Secret) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.login.Password = s
+}
+
+// close ends a pool: waiters get err, idle connections are closed now, lent ones
+// when they come back.
+func (p *Pool) close(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.retry != nil {
+		p.retry.Stop()
+	}
+	for w := p.first; w != nil; w = p.first {
+		p.leaveLocked(w)
+		w.ch <- result{err: err}
+	}
+	p.renewLocked()
+}
+
+// renewLocked closes idle connections now and lent ones when they come back.
+func (p *Pool) renewLocked() {
+	p.generation++
+	for _, c := range p.idle {
+		p.closeLocked(c, p.all[c])
+	}
+	p.idle = nil
+}
+
+// janitor ends waits, idle and old connections, and unused pools. It ends with
+// the Set.
+func (s *Set) janitor() {
+	defer s.goes.Done()
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, p := range s.list() {
+			p.expire()
+			if n%10 == 0 {
+				p.tidy()
+			}
+		}
+	}
+}
+
+// list returns all pools in order of their keys.
+func (s *Set) list() []*Pool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	l := make([]*Pool, 0, len(s.pools))
+	for _, p := range s.pools {
+		l = append(l, p)
+	}
+	slices.SortFunc(l, func(a, b *Pool) int {
+		return cmp.Or(cmp.Compare(a.Key.Database, b.Key.Database), cmp.Compare(a.Key.User, b.Key.User), cmp.Compare(a.Key.Server, b.Key.Server))
+	})
+	return l
+}
+
+// expire ends the waiting of those whose time is over. All waiters of a pool
+// have the same timeout, so the oldest is the first.
+func (p *Pool) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limits.WaitTimeout <= 0 || p.paused {
+		return
+	}
+	now := p.set.now()
+	for w := p.first; w != nil && now-w.since > int64(p.limits.WaitTimeout); w = p.first {
+		p.leaveLocked(w)
+		p.wait.Add(time.Duration(now - w.since))
+		w.ch <- result{err: ErrWaitTimeout}
+	}
+}
+
+// tidy closes what is too old or idle for too long, probes for servers that
+// have gone unseen, and opens what min_pool_size asks for.
+func (p *Pool) tidy() {
+	p.mu.Lock()
+	l := p.limits
+	all := make([]*backend.Conn, 0, len(p.all))
+	for c := range p.all {
+		all = append(all, c)
+	}
+	p.mu.Unlock()
+	for _, c := range all {
+		c.Probe()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	spare := len(p.all) - l.Min
+	keep := p.idle[:0]
+	for _, c := range p.idle { // the coldest first
+		old := l.Lifetime > 0 && c.Age() > jittered(l.Lifetime, c.PID)
+		idle := l.IdleTimeout > 0 && c.Idle() > l.IdleTimeout && spare > 0
+		if old || idle {
+			spare--
+			p.closeLocked(c, p.all[c])
+			continue
+		}
+		keep = append(keep, c)
+	}
+	clear(p.idle[len(keep):])
+	p.idle = keep
+	for c, m := range p.all {
+		if l.Lifetime > 0 && m.state == stateLent && c.Age() > jittered(l.Lifetime, c.PID) {
+			m.retire = true
+		}
+	}
+	if l.Min > 0 && p.opened > 0 {
+		p.growLocked()
+	}
+}
+
+// jittered spreads the ends of connections that were opened together over a
+// tenth of their lifetime.
+func jittered(d time.Duration, pid uint32) time.Duration {
+	return d - d/10*time.Duration(pid%16)/16
+}
+
+// Close ends all pools and waits for their goroutines, until ctx ends. Lent
+// connections should have been given up before.
+func (s *Set) Close(ctx context.Context) error {
+	s.mu.Lock()
+	pools := s.pools
+	s.pools = make(map[Key]*Pool)
+	s.mu.Unlock()
+	for _, p := range pools {
+		p.close(ErrClosed)
+		p.kill()
+	}
+	s.stop()
+	done := make(chan struct{})
+	go func() { s.goes.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// kill closes every connection now, lent or not.
+func (p *Pool) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = nil
+	for c, m := range p.all {
+		if m.state == stateClosing {
+			continue
+		}
+		if m.state == stateLent {
+			p.unlendLocked(m)
+		}
+		p.closeLocked(c, m)
+	}
+}

@@ -1,0 +1,219 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pgproxy/auth"
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/pool"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// errCanceled is why a wait ends whose client has asked for it.
+var errCanceled = wire.Errorf(wire.CodeQueryCanceled, "canceling statement due to user request")
+
+// refresh takes over the configuration in force, once for each transaction.
+func (s *Session) refresh() error {
+	st := s.srv.current.Load()
+	if s.cfg == st.Config {
+		return nil
+	}
+	db, ok := st.Config.Database(s.database)
+	if !ok {
+		return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database).
+			WithHint("It was taken out of the configuration.")
+	}
+	s.cfg, s.db, s.pools = st.Config, db, nil
+	s.mode = db.PoolMode
+	if u := st.Config.Users[s.user]; u != nil && u.PoolMode != 0 {
+		s.mode = u.PoolMode
+	}
+	return nil
+}
+
+// poolOf returns the pool of the server with this index in the topology.
+func (s *Session) poolOf(i int) (*pool.Pool, error) {
+	if i >= len(s.db.Servers) {
+		return nil, pool.ErrClosed // the topology is of another configuration
+	}
+	if s.pools == nil {
+		s.pools = make([]*pool.Pool, len(s.db.Servers))
+	}
+	if s.pools[i] == nil {
+		user, password, err := auth.ServerPassword(s.identity, s.db, s.srv.current.Load().Users)
+		if err != nil {
+			return nil, wire.Fatalf(wire.CodeInvalidPassword, "no password to log in to the server with for user %q", s.user).Because(err)
+		}
+		s.pools[i] = s.srv.pools.Get(s.database, s.db, s.db.Servers[i], user, password)
+	}
+	return s.pools[i], nil
+}
+
+// primaryPool returns the pool of the server that a write would go to now.
+func (s *Session) primaryPool() (*pool.Pool, error) {
+	ch, err := s.choose(welcomePlan, router.Nanotime())
+	if err != nil {
+		return nil, err
+	}
+	return s.poolOf(ch.Server)
+}
+
+// choose picks a server for a plan, waiting for one up to failover_timeout from
+// start.
+func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, error) {
+	for {
+		topo := s.srv.topo.Topology(s.db.Name)
+		if topo == nil {
+			return router.Choice{}, wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+		}
+		req := router.Request{Plan: plan}
+		switch s.db.Consistency {
+		case config.ConsistencySession:
+			req.LastWrite = s.lastWrite.Load()
+		case config.ConsistencyGlobal:
+			req.LastWrite = s.writes.Load()
+		}
+		ch := topo.Choose(s.policy(), req)
+		if ch.Server >= 0 {
+			return ch, nil
+		}
+		left := s.db.FailoverTimeout - time.Duration(router.Nanotime()-start)
+		if left <= 0 {
+			return ch, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
+				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
+		}
+		if err := s.waitFor(left, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) }); err != nil {
+			return ch, err
+		}
+	}
+}
+
+func (s *Session) policy() router.Policy {
+	p := router.Policy{
+		Split: s.db.ReadWriteSplit, MaxReplicaLag: s.db.MaxReplicaLag,
+		PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
+	}
+	if s.mode == config.PoolSession {
+		p.Split = config.SplitOff // one server connection for the whole session
+	}
+	return p
+}
+
+// waitFor runs f with a context that ends with the session, with a cancel
+// request, or after d. Only the first two are errors.
+func (s *Session) waitFor(d time.Duration, f func(context.Context) error) error {
+	ctx, stop := context.WithTimeout(s.srv.ctx, d)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	if s.ended != nil {
+		s.mu.Unlock()
+		return s.ended
+	}
+	s.cancelWait = func() { cancel(errCanceled) }
+	s.mu.Unlock()
+	s.waiting.CompareAndSwap(0, router.Nanotime())
+	_ = f(ctx)
+	s.waiting.Store(0)
+	s.mu.Lock()
+	s.cancelWait = nil
+	ended := s.ended
+	s.mu.Unlock()
+	if ended != nil {
+		return ended
+	}
+	if s.srv.ctx.Err() != nil {
+		return wire.Fatalf(wire.CodeAdminShutdown, "terminating connection due to administrator command")
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errCanceled) {
+		return errCanceled
+	}
+	return nil
+}
+
+// borrow makes s.lease a connection that can run the plan. It is kept until the
+// next Send.
+func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
+	start := router.Nanotime()
+	for {
+		if err := s.refresh(); err != nil {
+			return nil, err
+		}
+		ch, err := s.choose(plan, start)
+		if err != nil {
+			return nil, err
+		}
+		p, err := s.poolOf(ch.Server)
+		if err != nil {
+			if errors.Is(err, pool.ErrClosed) {
+				s.pools = nil
+				if err := s.waitFor(10*time.Millisecond, pause); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			return nil, err
+		}
+		c, err := p.Acquire(&s.waiter, s)
+		if err == nil {
+			s.lease, s.leaseRole, s.leaseIndex = c, ch.Role, ch.Server
+			s.current.Store(c)
+			s.note(plan, ch, p.Key.Server)
+			return c, nil
+		}
+		if err := s.acquireError(err, p, start); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pause waits for the end of ctx.
+func pause(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+// acquireError decides what the client hears of a connection that could not be
+// had. nil means: try again.
+func (s *Session) acquireError(err error, p *pool.Pool, start int64) error {
+	if ended := s.endReason(); ended != nil {
+		return ended
+	}
+	var e *wire.Error
+	switch {
+	case errors.Is(err, pool.ErrClosed):
+		s.pools = nil
+		return nil
+	case errors.Is(err, pool.ErrWaitTimeout):
+		return wire.Fatalf(wire.CodeProtocolViolation, "query_wait_timeout")
+	case errors.Is(err, pool.ErrUnreachable):
+		s.srv.topo.Suspect(s.db.Name, p.Key.Server)
+		if time.Duration(router.Nanotime()-start) < s.db.FailoverTimeout {
+			return s.waitFor(100*time.Millisecond, pause)
+		}
+		return wire.Errorf(wire.CodeCannotConnect, "server %s of database %q is not reachable", p.Key.Server, s.database).Because(err)
+	case errors.As(err, &e):
+		if e == errCanceled {
+			return e
+		}
+		out := *e
+		out.Severity = wire.SeverityFatal
+		out.Detail = fmt.Sprintf("Server %s refused the login of user %q to database %q.", p.Key.Server, p.Key.User, s.db.DBName)
+		return out.Because(err)
+	}
+	return err
+}
+
+// note remembers where a statement goes, for SHOW pgproxy.route and metrics.
+func (s *Session) note(plan *router.Plan, ch router.Choice, addr string) {
+	s.route = Route{Server: addr, Role: ch.Role, Reason: ch.Reason, Plan: plan}
+	if s.srv.trace.Routed != nil {
+		s.srv.trace.Routed(s.database, ch.Role, ch.Reason)
+	}
+}
+
+// sessionMode reports whether the lease lasts as long as the client.
+func (s *Session) sessionMode() bool { return s.mode == config.PoolSession }

@@ -1,0 +1,40 @@
+package proxy
+
+import (
+	"crypto/subtle"
+)
+
+// cancel serves a CancelRequest. A key that fits nobody is ignored, as
+// PostgreSQL does. It returns when the server has acted on it.
+func (s *Server) cancel(pid uint32, secret []byte) {
+	s.mu.RLock()
+	ses := s.sessions[pid]
+	s.mu.RUnlock()
+	if ses == nil || !ses.welcomed.Load() || subtle.ConstantTimeCompare(ses.secret, secret) != 1 {
+		s.log.Debug("cancel request with an unknown key")
+		return
+	}
+	ses.cancelQuery()
+}
+
+// cancelQuery ends what the client waits for: its place in a queue, or its
+// statement on a server, if it has one there at this moment.
+func (s *Session) cancelQuery() {
+	if s.waiter.Cancel(errCanceled) {
+		return
+	}
+	s.mu.Lock()
+	wait := s.cancelWait
+	s.mu.Unlock()
+	if wait != nil {
+		wait()
+		return
+	}
+	c := s.current.Load()
+	if c == nil {
+		return
+	}
+	if sent, err := c.Cancel(s.srv.ctx, s); err != nil {
+		s.log().Warn("cancel request failed", "error", err, "sent", sent)
+	}
+}

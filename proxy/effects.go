@@ -1,0 +1,210 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+
+	"pgproxy/backend"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// What statements do to the state of a session, and how it stays the client's
+// own: settings that a plain SET changes are remembered and applied to whichever
+// server connection the client gets next. Whatever cannot be replayed pins the
+// connection to the client.
+
+// stateEffects change what must be remembered. They are acted on when their
+// statement has succeeded.
+const stateEffects = router.EffectSet | router.EffectDiscardAll | router.EffectDeallocateAll
+
+// pins are the effects that tie a client to its server connection.
+var pins = []struct {
+	effect router.Effect
+	reason string
+}{
+	{router.EffectPrepare, "PREPARE"},
+	{router.EffectListen, "LISTEN"},
+	{router.EffectTemp, "temporary object"},
+	{router.EffectAdvisoryLock, "session advisory lock"},
+	{router.EffectHoldCursor, "cursor WITH HOLD"},
+}
+
+const (
+	pinSetting = "setting being changed"
+	pinSet     = "setting changed where it cannot be followed"
+)
+
+// before brings the session to rest in front of a statement that changes state,
+// so that it can be told apart whether the statement stands in a transaction.
+func (s *Session) before(a *assembly, plan *router.Plan) error {
+	if !plan.Effects.Any(stateEffects) {
+		return nil
+	}
+	if err := s.flush(a); err != nil {
+		return err
+	}
+	if s.lease != nil {
+		s.lease.Quiet(s)
+	}
+	return nil
+}
+
+// effects notes what the statement that is about to be sent will do.
+func (s *Session) effects(a *assembly, plan *router.Plan) {
+	e := plan.Effects
+	if e == 0 {
+		return
+	}
+	if e.Any(router.EffectWrite | router.EffectDDL | router.EffectCopy | router.EffectOther | router.EffectMulti) {
+		a.wrote = true
+	}
+	for _, p := range pins {
+		if e.Any(p.effect) {
+			a.pin = p.reason
+		}
+	}
+	if !e.Any(stateEffects) {
+		return
+	}
+	st := s.lease.State()
+	followed := s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing && replayable(plan)
+	if e.Any(router.EffectSet) && !followed {
+		a.pin = pinSet
+	}
+	s.barrier = plan
+	s.barrierErrors = st.Errors
+	if a.pin == "" {
+		a.pin = pinSetting
+	}
+}
+
+// replayable reports whether the settings that a statement changes can be set
+// again with set_config to the same end.
+func replayable(plan *router.Plan) bool {
+	if plan.Effects.Any(router.EffectSet) && len(plan.Vars) == 0 {
+		return false
+	}
+	for _, v := range plan.Vars {
+		if v.Name == "session_authorization" {
+			return false
+		}
+	}
+	return true
+}
+
+// settle sends what has been put together, waits until it is answered, and acts
+// on a statement that changes state.
+func (s *Session) settle(a *assembly) error {
+	plan := s.barrier
+	s.barrier = nil
+	c := s.lease
+	if err := s.flush(a); err != nil {
+		return err
+	}
+	c.Quiet(s)
+	if !c.Hold(s) {
+		return s.lostBatch()
+	}
+	st := c.State()
+	clean := false
+	if st.Errors == s.barrierErrors {
+		if st.Dropped {
+			s.dropStatements()
+		}
+		if st.Dropped && plan.Effects.Any(router.EffectDiscardAll) {
+			s.settings.Store(s.base)
+			clean = true
+		}
+		if st.Status == wire.TxIdle {
+			for _, v := range plan.Vars {
+				s.follow(c, v)
+			}
+		}
+	}
+	if err := c.Send(&backend.Parcel{}); err != nil {
+		return err
+	}
+	switch {
+	case s.sessionMode():
+	case clean:
+		c.Unpin("")
+	case st.Status == wire.TxIdle:
+		c.Unpin(pinSetting)
+	}
+	return nil
+}
+
+// follow takes over a setting that the server has changed.
+func (s *Session) follow(c *backend.Conn, v router.Var) {
+	if v.Local || strings.HasPrefix(v.Name, "transaction_") {
+		return
+	}
+	want, have := s.settings.Load(), c.Applied()
+	switch {
+	case v.All:
+		want, have = s.base, nil
+	case v.Reset:
+		have = have.Without(v.Name)
+		if b, ok := s.base.Get(v.Name); ok {
+			want = want.With(v.Name, b)
+		} else {
+			want = want.Without(v.Name)
+		}
+	default:
+		want, have = want.With(v.Name, v.Value), have.With(v.Name, v.Value)
+	}
+	s.settings.Store(want)
+	c.SetApplied(have)
+}
+
+// command answers SHOW, SET and RESET of the proxy's own parameters.
+func (s *Session) command(a *assembly, plan *router.Plan) error {
+	if err := s.flush(a); err != nil {
+		return err
+	}
+	status := wire.TxIdle
+	if s.lease != nil {
+		s.lease.Quiet(s)
+		if s.lease.Hold(s) {
+			status = s.lease.State().Status
+			if err := s.lease.Send(&backend.Parcel{}); err != nil {
+				return err
+			}
+		}
+	}
+	var p []byte
+	if text, ok := s.show(plan.Proxy); ok && plan.Proxy.Show {
+		p = wire.AppendRowDescription(p, []wire.Column{{Name: "pgproxy." + plan.Proxy.Name, OID: wire.OIDText}})
+		p = wire.AppendDataRow(p, []byte(text))
+		p = wire.AppendCommandComplete(p, "SHOW")
+	} else {
+		e := wire.Errorf(wire.CodeUndefinedObject, "unrecognized configuration parameter \"pgproxy.%s\"", plan.Proxy.Name)
+		if ok {
+			e = wire.Errorf("55P02", "parameter \"pgproxy.%s\" cannot be changed", plan.Proxy.Name)
+		}
+		p = e.WithHint("SHOW pgproxy.route tells where the last statement went.").Append(p)
+	}
+	return s.writeLocal(wire.AppendReadyForQuery(p, status))
+}
+
+// show returns the value of one of the proxy's own parameters.
+func (s *Session) show(c *router.Command) (string, bool) {
+	if c.Name != "route" {
+		return "", false
+	}
+	r := s.route
+	if r.Plan == nil {
+		return "no statement has been routed yet", true
+	}
+	return fmt.Sprintf("%s %s: %s (%s)", r.Role, r.Server, r.Reason, r.Plan.Reason), true
+}
+
+// showSQL returns a statement that makes a server say what show returns.
+func (s *Session) showSQL(c *router.Command) string {
+	text, ok := s.show(c)
+	if !ok {
+		return "SHOW pgproxy." + c.Name
+	}
+	return "SELECT '" + strings.ReplaceAll(text, "'", "''") + "'::text AS \"pgproxy." + c.Name + "\""
+}

@@ -1,0 +1,389 @@
+package proxy
+
+import (
+	"bytes"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// The extended query protocol. A batch is everything up to Sync: the server runs
+// it as one transaction, so it goes to one server, and to a replica only if all
+// of it is in hand and proved to read. Names of prepared statements are the
+// client's own; on servers the statements have other ones (statements.go).
+
+// maxName is the longest name of a statement or portal in bytes that is taken.
+const maxName = 16 << 10
+
+// ownPrefix starts the names that statements have on servers. A client's name
+// like that is never passed on.
+var ownPrefix = []byte("pgproxy_")
+
+var (
+	partPlan = &router.Plan{Class: router.ClassPrimary, Reason: "batch not complete in hand"}
+	bonePlan = &router.Plan{Class: router.ClassPrimary, Reason: "batch without a statement"}
+)
+
+// needBatch makes s.lease a connection for the batch that the message at the
+// front of q belongs to.
+func (s *Session) needBatch(a *assembly, q []byte) error {
+	if s.open {
+		if !a.holding {
+			a.holding = s.lease != nil && s.lease.Hold(s)
+		}
+		if !a.holding {
+			return s.lostBatch()
+		}
+		return nil
+	}
+	plan := partPlan
+	if s.splits() {
+		plan = s.lookahead(a, q)
+	}
+	if err := s.need(a, plan); err != nil {
+		return err
+	}
+	s.lease.Batch()
+	s.open, s.batch = true, plan
+	return nil
+}
+
+// lostBatch is the end of a session whose server has died in a batch.
+func (s *Session) lostBatch() error {
+	if err := s.endReason(); err != nil {
+		return err
+	}
+	return wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly")
+}
+
+// splits reports whether there is more than one server to choose from.
+func (s *Session) splits() bool {
+	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.mode != config.PoolSession
+}
+
+// lookahead returns the plan of the batch that starts at q: that of its first
+// statement if all of them are reads and everything up to Sync is in hand, else
+// one for the primary.
+func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
+	batch := bonePlan
+	for len(q) >= wire.HeaderLen {
+		h, err := wire.ReadHeader(q, s.maxPacket())
+		if err != nil || len(q) < h.Size() {
+			return partPlan
+		}
+		body := q[wire.HeaderLen:h.Size()]
+		var plan *router.Plan
+		switch h.Type {
+		case wire.Sync:
+			return batch
+		case wire.Parse:
+			if m, err := wire.ReadParse(body); err == nil {
+				plan = s.plan(a, m.Query)
+			}
+		case wire.Bind:
+			if _, name, _, ok := wire.ReadBindNames(body); ok {
+				plan = s.planOf(name)
+			}
+		case wire.Describe:
+			if kind, name, err := wire.ReadTarget(body); err == nil && kind == 'S' {
+				plan = s.planOf(name)
+			}
+		case wire.Execute, wire.Close, wire.Flush:
+		default:
+			return partPlan
+		}
+		if plan != nil {
+			if plan.Class == router.ClassPrimary || plan.Target == "primary" || plan.Effects != 0 {
+				return plan
+			}
+			if batch == bonePlan {
+				batch = plan
+			}
+		}
+		q = q[h.Size():]
+	}
+	return partPlan
+}
+
+// planOf returns the plan of a statement that the client has; nil if it has none
+// of this name (then the batch holds its Parse, or fails).
+func (s *Session) planOf(name []byte) *router.Plan {
+	if len(name) == 0 {
+		return s.unnamed.plan
+	}
+	if st := s.stmts[string(name)]; st != nil {
+		return st.plan
+	}
+	return nil
+}
+
+// parse handles Parse.
+func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	if len(q) < h.Size() {
+		if h.Body <= s.cfg.Proxy.MaxQueryParseSize {
+			return 0, true, nil
+		}
+		return s.longParse(a, q, h)
+	}
+	m, err := wire.ReadParse(q[wire.HeaderLen:h.Size()])
+	if err != nil {
+		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Parse message")
+	}
+	plan := s.plan(a, m.Query)
+	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
+		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
+	}
+	if !s.open {
+		if err := s.before(a, plan); err != nil {
+			return 0, false, err
+		}
+	}
+	if err := s.needBatch(a, q); err != nil {
+		return s.failBatch(err, h)
+	}
+	a.parses++
+	if len(m.Name) == 0 {
+		return s.parseUnnamed(a, q, h, m, plan)
+	}
+	name := string(m.Name)
+	if s.stmts[name] != nil {
+		// The server must fail as well, for the state of its transaction. Its
+		// error is replaced by the one that the client's own name deserves.
+		e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
+		p := a.out.Made()
+		*p = wire.AppendParse(*p, "pgproxy", []byte("prepared statement already exists"), nil)
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Replace, Sink: s, Err: e})
+		s.forged = false
+		return h.Size(), false, nil
+	}
+	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan })
+	s.name(name, st)
+	s.prepare(a, st, true, name)
+	return h.Size(), false, nil
+}
+
+// prepare makes sure that the lease's server has the statement.
+func (s *Session) prepare(a *assembly, st *statement, asked bool, name string) {
+	before := len(a.owed)
+	p := a.out.Made()
+	a.owed, *p = s.lease.Prepare(&st.Statement, s, asked, name, a.owed, *p)
+	if n := len(a.owed); n > before {
+		s.forged = a.owed[n-1].Kind == backend.Forge
+	}
+}
+
+// parseUnnamed relays a Parse of the unnamed statement and keeps a copy of it.
+func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.ParseMessage, plan *router.Plan) (int, bool, error) {
+	u := &s.unnamed
+	u.id = s.srv.unnamed.Add(1)
+	u.query = append(u.query[:0], m.Query...)
+	u.oids = append(u.oids[:0], m.OIDs...)
+	u.plan = plan
+	s.lease.SetUnnamed(u.id)
+	s.push(a, backend.Parse)
+	if plan.Proxy != nil && plan.Proxy.Show {
+		// The answer is the proxy's, the protocol around it the server's.
+		p := a.out.Made()
+		*p = wire.AppendParse(*p, "", []byte(s.showSQL(plan.Proxy)), nil)
+		return h.Size(), false, nil
+	}
+	a.out.Relay(q[:h.Size()])
+	return h.Size(), false, nil
+}
+
+// longParse relays a Parse that is too long to be kept. The statement exists on
+// this one server connection, which stays with the client for that reason.
+func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	name, _, ok := wire.String(q[wire.HeaderLen:])
+	if !ok {
+		if len(q) > maxName {
+			return 0, false, errName
+		}
+		return 0, true, nil
+	}
+	if bytes.HasPrefix(name, ownPrefix) || s.stmts[string(name)] != nil {
+		return 0, false, wire.Fatalf(wire.CodeProgramLimit, "prepared statement %q is longer than max_query_parse_size", name)
+	}
+	if err := s.needBatch(a, q); err != nil {
+		return s.failBatch(err, h)
+	}
+	if len(name) == 0 {
+		s.unnamed = unnamedStatement{id: s.srv.unnamed.Add(1), plan: longPlan}
+		s.lease.SetUnnamed(s.unnamed.id)
+	}
+	a.pin, a.wrote = "prepared statement longer than max_query_parse_size", true
+	s.push(a, backend.Parse)
+	return s.stream(h)
+}
+
+var errName = wire.Fatalf(wire.CodeProtocolViolation, "name of a statement or portal is longer than %d bytes", maxName)
+
+// bind handles Bind. Its parameters are not looked at.
+func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	body := q[wire.HeaderLen:min(len(q), h.Size())]
+	portal, name, n, ok := wire.ReadBindNames(body)
+	if !ok {
+		switch {
+		case len(q) >= h.Size():
+			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Bind message")
+		case len(q) > maxName:
+			return 0, false, errName
+		}
+		return 0, true, nil
+	}
+	if plan := s.planOf(name); plan != nil && !s.open {
+		if err := s.before(a, plan); err != nil {
+			return 0, false, err
+		}
+	}
+	if err := s.needBatch(a, q); err != nil {
+		return s.failBatch(err, h)
+	}
+	a.binds++
+	if plan := s.planOf(name); plan != nil {
+		s.effects(a, plan)
+	}
+	st := s.stmts[string(name)]
+	if len(name) == 0 || st == nil {
+		s.reparse(a, name)
+		s.push(a, backend.Bind)
+		if !bytes.HasPrefix(name, ownPrefix) {
+			return s.stream(h)
+		}
+		return s.rename(a, portal, "pgproxy", n, h)
+	}
+	s.prepare(a, st, false, "")
+	s.push(a, backend.Bind)
+	return s.rename(a, portal, st.Name, n, h)
+}
+
+// rename relays a Bind under another statement name: its head now, n bytes of
+// names shorter, and the rest as it comes.
+func (s *Session) rename(a *assembly, portal []byte, statement string, n int, h wire.Header) (int, bool, error) {
+	p := a.out.Made()
+	*p = wire.AppendBindHead(*p, portal, statement, h.Body-n)
+	s.rest, s.drop = h.Body-n, false
+	return wire.HeaderLen + n, false, nil
+}
+
+// reparse prepares the client's unnamed statement again if this server
+// connection has another one.
+func (s *Session) reparse(a *assembly, name []byte) {
+	u := &s.unnamed
+	if len(name) != 0 || u.id == 0 || u.query == nil || s.lease.Unnamed() == u.id {
+		return
+	}
+	s.lease.SetUnnamed(u.id)
+	p := a.out.Made()
+	*p = wire.AppendParse(*p, "", u.query, u.oids)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Swallow, Sink: s})
+}
+
+// target handles Describe and Close.
+func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	if len(q) < h.Size() {
+		if h.Body > maxName {
+			return 0, false, errName
+		}
+		return 0, true, nil
+	}
+	kind, name, err := wire.ReadTarget(q[wire.HeaderLen:h.Size()])
+	if err != nil {
+		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Describe or Close message")
+	}
+	if h.Type == wire.Close {
+		if done, err := s.closeLocally(a, kind, name); done || err != nil {
+			return h.Size(), false, err
+		}
+	}
+	if err := s.needBatch(a, q); err != nil {
+		return s.failBatch(err, h)
+	}
+	if h.Type == wire.Close {
+		s.push(a, backend.Close)
+	} else {
+		if kind == 'S' {
+			if st := s.stmts[string(name)]; st != nil {
+				s.prepare(a, st, false, "")
+				s.push(a, backend.Describe)
+				p := a.out.Made()
+				*p = wire.AppendTarget(*p, wire.Describe, 'S', st.Name)
+				return h.Size(), false, nil
+			}
+			s.reparse(a, name)
+		}
+		s.push(a, backend.Describe)
+	}
+	if kind == 'S' && bytes.HasPrefix(name, ownPrefix) {
+		p := a.out.Made()
+		*p = wire.AppendTarget(*p, h.Type, 'S', "pgproxy")
+		return h.Size(), false, nil
+	}
+	a.out.Relay(q[:h.Size()])
+	return h.Size(), false, nil
+}
+
+// closeLocally handles a Close that no server needs to see: of a statement that
+// others may share, or of anything while no server is lent.
+func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, err error) {
+	if !a.holding {
+		a.holding = s.lease != nil && s.lease.Hold(s)
+	}
+	known := kind == 'S' && s.stmts[string(name)] != nil
+	switch {
+	case kind == 'S' && len(name) == 0:
+		s.unnamed = unnamedStatement{}
+	case known:
+		s.unname(string(name))
+	}
+	if !a.holding {
+		return true, s.writeLocal(wire.AppendEmpty(nil, wire.CloseComplete))
+	}
+	if known {
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Forge, Made: wire.CloseComplete, Sink: s})
+		s.open, s.forged = true, true
+	}
+	return known, nil
+}
+
+// flushMessage handles Flush. A reply that the proxy makes itself goes out with
+// the server's next one, so the server is given something to answer.
+func (s *Session) flushMessage(a *assembly, h wire.Header) (int, bool, error) {
+	if !a.holding {
+		a.holding = s.lease != nil && s.lease.Hold(s)
+	}
+	if !a.holding {
+		return s.discard(h)
+	}
+	if s.forged {
+		s.forged = false
+		p := a.out.Made()
+		*p = wire.AppendTarget(*p, wire.Close, 'S', "pgproxy")
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Do: backend.Swallow, Sink: s})
+	}
+	return s.stream(h)
+}
+
+// sync handles Sync. Without a server the proxy answers itself: there is nothing
+// to commit.
+func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	if h.Body != 0 || len(q) < h.Size() {
+		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of Sync message")
+	}
+	s.open, s.batch = false, nil
+	if !s.skipping && !a.holding {
+		a.holding = s.lease != nil && s.lease.Hold(s)
+	}
+	if s.skipping || !a.holding {
+		s.skipping = false
+		return h.Size(), false, s.writeLocal(wire.AppendReadyForQuery(nil, wire.TxIdle))
+	}
+	s.push(a, backend.Sync)
+	a.out.Relay(q[:h.Size()])
+	if s.barrier != nil {
+		return h.Size(), false, s.settle(a)
+	}
+	return h.Size(), false, nil
+}

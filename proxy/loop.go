@@ -1,0 +1,324 @@
+package proxy
+
+import (
+	"errors"
+	"sync"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/netio"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// assembly is what one call of onClient puts together for the server. It is
+// borrowed for the call.
+type assembly struct {
+	owed     []backend.Owed
+	out      netio.Gather
+	holding  bool // s.lease is kept: something must be sent, if only nothing
+	wrote    bool
+	pin      string
+	parses   int
+	binds    int
+	memoText []byte // of the last statement looked at, and its plan
+	memo     *router.Plan
+}
+
+var assemblies = sync.Pool{New: func() any { return new(assembly) }}
+
+func (a *assembly) reset() {
+	clear(a.owed)
+	a.owed = a.owed[:0]
+	if cap(a.owed) > 256 {
+		a.owed = nil
+	}
+	a.out.Reset()
+	a.holding, a.wrote, a.pin, a.parses, a.binds = false, false, "", 0, 0
+	a.memoText, a.memo = nil, nil
+}
+
+// plan asks the router, unless it was asked for the same bytes just before.
+func (s *Session) plan(a *assembly, sql []byte) *router.Plan {
+	if a.memo != nil && len(sql) > 0 && len(a.memoText) == len(sql) && &a.memoText[0] == &sql[0] {
+		return a.memo
+	}
+	a.memo, a.memoText = s.srv.router.Plan(sql), sql
+	return a.memo
+}
+
+// push notes a reply that will be owed.
+func (s *Session) push(a *assembly, kind backend.Kind) {
+	a.owed = append(a.owed, backend.Owed{Kind: kind, Sink: s})
+	s.forged = false
+}
+
+// onClient is shown what the client has sent. It walks the messages in it and
+// sends them on in as few writes as there are servers to send to.
+func (s *Session) onClient(p []byte) (used int, err error) {
+	s.lastSeen.Store(router.Nanotime())
+	if s.hasUnprepared.Load() {
+		s.forgetUnprepared()
+	}
+	a := assemblies.Get().(*assembly)
+	defer func() {
+		a.reset()
+		assemblies.Put(a)
+	}()
+	a.holding = s.rest > 0 && !s.drop // the last Send has left a message incomplete
+	for used < len(p) {
+		if s.rest > 0 {
+			n := min(s.rest, len(p)-used)
+			if !s.drop {
+				a.out.Relay(p[used : used+n])
+			}
+			s.rest -= n
+			used += n
+			continue
+		}
+		q := p[used:]
+		if len(q) < wire.HeaderLen {
+			break
+		}
+		n, more, merr := s.message(a, q)
+		if merr != nil {
+			err = merr
+			break
+		}
+		if more {
+			break
+		}
+		used += n
+	}
+	if ferr := s.flush(a); err == nil {
+		err = ferr
+	}
+	return used, err
+}
+
+// flush sends what has been put together and lets go of the lease.
+func (s *Session) flush(a *assembly) error {
+	if !a.holding {
+		return nil
+	}
+	err := s.lease.Send(&backend.Parcel{
+		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Pin: a.pin,
+		Binds: a.binds, Parses: a.parses,
+	})
+	a.reset()
+	if err != nil {
+		s.lease.Quiet(s) // its goroutine may still have the server's last words
+		s.lease.Wait()
+	}
+	return err
+}
+
+// message deals with the message at the front of q. It returns how many bytes it
+// is done with (the rest of the message may follow as s.rest), or more if it
+// must see more of it first.
+func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
+	h, err := wire.ReadHeader(q, s.maxPacket())
+	if err != nil {
+		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of message type %q", string(rune(h.Type)))
+	}
+	if s.skipping && h.Type != wire.Sync && h.Type != wire.Terminate {
+		return s.discard(h)
+	}
+	switch h.Type {
+	case wire.Query:
+		return s.query(a, q, h)
+	case wire.Parse:
+		return s.parse(a, q, h)
+	case wire.Bind:
+		return s.bind(a, q, h)
+	case wire.Describe, wire.Close:
+		return s.target(a, q, h)
+	case wire.Execute:
+		if err := s.needBatch(a, q); err != nil {
+			return s.failBatch(err, h)
+		}
+		s.push(a, backend.Execute)
+		return s.stream(h)
+	case wire.Sync:
+		return s.sync(a, q, h)
+	case wire.Flush:
+		return s.flushMessage(a, h)
+	case wire.FunctionCall:
+		if err := s.need(a, functionPlan); err != nil {
+			return s.failQuery(err, h)
+		}
+		a.wrote = true
+		s.push(a, backend.Function)
+		return s.stream(h)
+	case wire.CopyData, wire.CopyDone, wire.CopyFail:
+		return s.copyMessage(a, h)
+	case wire.Terminate:
+		return 0, false, errTerminate
+	}
+	return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid frontend message type %d", h.Type)
+}
+
+func (s *Session) maxPacket() int {
+	if s.cfg.Proxy.MaxPacketSize <= 0 {
+		return 1<<31 - 1
+	}
+	return int(s.cfg.Proxy.MaxPacketSize)
+}
+
+// stream lets onClient relay the message, as much of it as there is and the rest
+// when it comes.
+func (s *Session) stream(h wire.Header) (int, bool, error) {
+	s.rest, s.drop = h.Size(), false
+	return 0, false, nil
+}
+
+// discard lets onClient drop the message.
+func (s *Session) discard(h wire.Header) (int, bool, error) {
+	s.rest, s.drop = h.Size(), true
+	return 0, false, nil
+}
+
+var (
+	functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite}
+	longPlan     = &router.Plan{Class: router.ClassPrimary, Reason: "too large to parse", Effects: router.EffectWrite | router.EffectOther}
+)
+
+// query handles a simple Query.
+func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error) {
+	plan := longPlan
+	if len(q) >= h.Size() {
+		if h.Body == 0 || q[h.Size()-1] != 0 {
+			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid string in message")
+		}
+		plan = s.plan(a, q[wire.HeaderLen:h.Size()-1])
+	} else if h.Body <= s.cfg.Proxy.MaxQueryParseSize {
+		return 0, true, nil
+	}
+	if plan.Proxy != nil && !s.open {
+		return h.Size(), false, s.command(a, plan)
+	}
+	if err := s.before(a, plan); err != nil {
+		return 0, false, err
+	}
+	if err := s.need(a, plan); err != nil {
+		return s.failQuery(err, h)
+	}
+	s.effects(a, plan)
+	s.push(a, backend.Query)
+	if len(q) < h.Size() {
+		return s.stream(h)
+	}
+	a.out.Relay(q[:h.Size()])
+	if s.barrier != nil {
+		return h.Size(), false, s.settle(a)
+	}
+	return h.Size(), false, nil
+}
+
+// failQuery answers a message that ends in ReadyForQuery and that no server was
+// found for. The message is dropped. A fatal error ends the session.
+func (s *Session) failQuery(err error, h wire.Header) (int, bool, error) {
+	var e *wire.Error
+	if !errors.As(err, &e) || e.Fatal() {
+		return 0, false, err
+	}
+	if err := s.writeLocal(wire.AppendReadyForQuery(e.Append(nil), wire.TxIdle)); err != nil {
+		return 0, false, err
+	}
+	return s.discard(h)
+}
+
+// failBatch answers a message of the extended protocol that no server was found
+// for: everything up to Sync is dropped.
+func (s *Session) failBatch(err error, h wire.Header) (int, bool, error) {
+	var e *wire.Error
+	if !errors.As(err, &e) || e.Fatal() {
+		return 0, false, err
+	}
+	if err := s.writeLocal(e.Append(nil)); err != nil {
+		return 0, false, err
+	}
+	s.open, s.skipping = false, true
+	return s.discard(h)
+}
+
+// need makes s.lease a connection that is kept and can run the plan.
+func (s *Session) need(a *assembly, plan *router.Plan) error {
+	if s.lease != nil {
+		if !a.holding {
+			a.holding = s.lease.Hold(s)
+			if a.holding && s.lease.Doubt() {
+				p := a.out.Made()
+				a.owed, *p = backend.AppendProbe(s, a.owed, *p)
+			}
+		}
+		if a.holding && s.fits(plan) {
+			if s.route.Plan != plan {
+				s.route.Plan, s.route.Reason = plan, reasonHeld
+			}
+			s.followTransaction(plan)
+			return nil
+		}
+		if a.holding {
+			// A replica that cannot run this: what stands before is answered first.
+			if err := s.flush(a); err != nil {
+				return err
+			}
+			s.lease.Quiet(s)
+			if s.lease.Hold(s) { // in a transaction after all: here or nowhere
+				a.holding = true
+				return nil
+			}
+		}
+		s.lease, s.readTx = nil, false
+	}
+	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
+		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
+	}
+	c, err := s.borrow(plan)
+	if err != nil {
+		return err
+	}
+	a.holding = true
+	if s.mode == config.PoolSession {
+		a.pin = "pool_mode session"
+	}
+	s.followTransaction(plan)
+	if want := s.settings.Load(); c.Applied() != want {
+		p := a.out.Made()
+		a.owed, *p = c.Adopt(want, a.owed, *p)
+	}
+	return nil
+}
+
+// reasonHeld is the reason of a statement that goes where the one before went.
+const reasonHeld router.Reason = "same server: transaction, pin or pipeline"
+
+// fits reports whether the lease is on a server that can run the plan.
+func (s *Session) fits(plan *router.Plan) bool {
+	return s.leaseRole == router.RolePrimary || s.readTx || s.open ||
+		plan.Class != router.ClassPrimary && plan.Target != "primary"
+}
+
+// followTransaction notes whether a replica is lent for a whole transaction.
+func (s *Session) followTransaction(plan *router.Plan) {
+	if plan.Effects.Any(router.EffectBegin | router.EffectEnd) {
+		s.readTx = s.leaseRole == router.RoleReplica && plan.Effects.Any(router.EffectBegin)
+	}
+}
+
+// copyMessage handles what a client sends during COPY. After the end of it,
+// which the client may not know of yet, such messages are dropped, as
+// PostgreSQL does.
+func (s *Session) copyMessage(a *assembly, h wire.Header) (int, bool, error) {
+	if !a.holding {
+		a.holding = s.lease != nil && s.lease.Hold(s)
+	}
+	if !a.holding {
+		return s.discard(h)
+	}
+	if h.Type != wire.CopyData {
+		a.owed = append(a.owed, backend.Owed{Kind: backend.CopyEnd, Sink: s})
+	}
+	return s.stream(h)
+}

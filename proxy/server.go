@@ -1,0 +1,308 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/auth"
+	"pgproxy/config"
+	"pgproxy/pool"
+	"pgproxy/router"
+)
+
+// Topologies tells which servers are up and what they are. Package monitor has
+// the real one.
+type Topologies interface {
+	// Topology returns the current picture of a database, by the name of its
+	// entry in the configuration; nil if there is no such entry.
+	Topology(database string) *router.Topology
+	// Wait returns when the picture is newer than the given generation.
+	Wait(ctx context.Context, database string, than uint64) error
+	// Suspect is told that a server connection broke.
+	Suspect(database, addr string)
+}
+
+// Console serves the admin database to a client that has logged in. Package
+// admin has the real one.
+type Console interface {
+	// Serve returns when the client is done. It must stop when ctx ends.
+	Serve(ctx context.Context, c ConsoleClient) error
+}
+
+// ConsoleClient is what a Console gets: the connection behind AuthenticationOk.
+type ConsoleClient struct {
+	Conn     net.Conn
+	Identity auth.Identity
+	Database string // pgproxy or pgbouncer
+	PID      uint32
+	Secret   []byte
+	Session  uint64
+}
+
+// ConsoleNames are the databases that are the console.
+var ConsoleNames = []string{"pgproxy", "pgbouncer"}
+
+// Settings is one configuration with all that is built from it.
+type Settings struct {
+	Config *config.Config
+	Auth   *auth.Authenticator
+	Users  *auth.Userlist
+}
+
+// Options for a Server. All but Trace must be given.
+type Options struct {
+	Log        *slog.Logger
+	Pools      *pool.Set
+	Router     *router.Router
+	Topologies Topologies
+	Trace      *Trace
+}
+
+// Trace is told of moments that metrics are made of. A nil func costs a branch.
+type Trace struct {
+	Login  func(ok bool)
+	Routed func(database string, role router.Role, reason router.Reason)
+}
+
+// Server accepts clients.
+type Server struct {
+	// Set at construction.
+	log      *slog.Logger
+	pools    *pool.Set
+	router   *router.Router
+	topo     Topologies
+	trace    Trace
+	registry *registry // prepared statements by text
+	welcomes welcomes  // what a login reports, by settings
+	ctx      context.Context
+	stop     context.CancelFunc
+	goes     sync.WaitGroup // accept loops, sessions, the sweeper
+
+	console atomic.Pointer[Console]
+	current atomic.Pointer[Settings]
+	writes  sync.Map // database entry -> *atomic.Int64: stamp of the last acknowledged write
+
+	// Atomic, for observers.
+	draining atomic.Bool
+	nextID   atomic.Uint64
+	unnamed  atomic.Uint64
+	clients  atomic.Int64
+	logins   atomic.Uint64
+	refused  atomic.Uint64
+	panics   atomic.Uint64
+
+	// Guarded by mu.
+	mu        sync.RWMutex
+	sessions  map[uint32]*Session
+	listeners []net.Listener
+	disabled  map[string]bool
+	closed    bool
+}
+
+// New makes a Server. Listen starts it, Close ends it.
+func New(st *Settings, opt Options) *Server {
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{
+		log: opt.Log, pools: opt.Pools, router: opt.Router, topo: opt.Topologies, registry: newRegistry(),
+		ctx: ctx, stop: stop, sessions: make(map[uint32]*Session), disabled: make(map[string]bool),
+	}
+	if opt.Trace != nil {
+		s.trace = *opt.Trace
+	}
+	s.current.Store(st)
+	s.goes.Add(1)
+	go s.sweep()
+	return s
+}
+
+// SetConsole supplies the admin console; before that its databases do not exist.
+func (s *Server) SetConsole(c Console) { s.console.Store(&c) }
+
+// Apply takes over a new configuration. Transactions that are under way end with
+// the old one.
+func (s *Server) Apply(st *Settings) {
+	s.current.Store(st)
+	s.welcomes.clear()
+}
+
+// Settings returns the configuration in force.
+func (s *Server) Settings() *Settings { return s.current.Load() }
+
+// Listen opens the listeners that the configuration names. On error none stays
+// open.
+func (s *Server) Listen() error {
+	cfg := s.current.Load().Config.Proxy
+	var ls []net.Listener
+	fail := func(err error) error {
+		for _, l := range ls {
+			_ = l.Close()
+		}
+		return err
+	}
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: cfg.TCPKeepalive, Idle: cfg.TCPKeepIdle, Interval: cfg.TCPKeepIntvl,
+	}}
+	for _, a := range cfg.ListenAddr {
+		if a == "*" {
+			a = ""
+		}
+		l, err := lc.Listen(s.ctx, "tcp", net.JoinHostPort(a, strconv.Itoa(cfg.ListenPort)))
+		if err != nil {
+			return fail(fmt.Errorf("listen: %w", err))
+		}
+		ls = append(ls, l)
+	}
+	if cfg.UnixSocketDir != "" {
+		path := filepath.Join(cfg.UnixSocketDir, fmt.Sprintf(".s.PGSQL.%d", cfg.ListenPort))
+		l, err := listenUnix(path)
+		if err != nil {
+			return fail(fmt.Errorf("listen: %w", err))
+		}
+		ls = append(ls, l)
+	}
+	s.mu.Lock()
+	s.listeners = append(s.listeners, ls...)
+	s.mu.Unlock()
+	for _, l := range ls {
+		s.log.Info("listening", "address", l.Addr().String())
+		s.goes.Add(1)
+		go s.accept(l)
+	}
+	return nil
+}
+
+// listenUnix listens on a socket file, in place of one that nobody serves.
+func listenUnix(path string) (net.Listener, error) {
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		return l, nil
+	}
+	if nc, derr := net.Dial("unix", path); derr == nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("%s is served by another process", path)
+	}
+	if rerr := os.Remove(path); rerr != nil {
+		return nil, err
+	}
+	return net.Listen("unix", path)
+}
+
+// Addrs returns the addresses that are listened on.
+func (s *Server) Addrs() []net.Addr {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []net.Addr
+	for _, l := range s.listeners {
+		out = append(out, l.Addr())
+	}
+	return out
+}
+
+// accept serves one listener until it is closed. Errors that pass (no file
+// descriptors left) are waited out, longer each time.
+func (s *Server) accept(l net.Listener) {
+	defer s.goes.Done()
+	var pause time.Duration
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log.Error("accept failed", "error", err, "retry_in", pause)
+			select {
+			case <-time.After(pause):
+				continue
+			case <-s.ctx.Done():
+				return
+			}
+		}
+		pause = 0
+		s.Serve(nc)
+	}
+}
+
+// Serve takes over a client connection. It returns at once.
+func (s *Server) Serve(nc net.Conn) {
+	ses := newSession(s, nc)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		_ = nc.Close()
+		return
+	}
+	for { // a random process id, so that an old one is not soon used again
+		ses.pid = randomPID()
+		if _, taken := s.sessions[ses.pid]; !taken {
+			break
+		}
+	}
+	s.sessions[ses.pid] = ses
+	s.goes.Add(1)
+	s.mu.Unlock()
+	s.clients.Add(1)
+	go ses.run()
+}
+
+// forget takes a session out of the registry, as its last act.
+func (s *Server) forget(ses *Session) {
+	s.mu.Lock()
+	delete(s.sessions, ses.pid)
+	s.mu.Unlock()
+	s.clients.Add(-1)
+	s.goes.Done()
+}
+
+// list returns all sessions in order of their number.
+func (s *Server) list() []*Session {
+	s.mu.RLock()
+	l := make([]*Session, 0, len(s.sessions))
+	for _, ses := range s.sessions {
+		l = append(l, ses)
+	}
+	s.mu.RUnlock()
+	slices.SortFunc(l, func(a, b *Session) int { return int(int64(a.id) - int64(b.id)) })
+	return l
+}
+
+// lastWrite returns the stamp of the last write acknowledged to any client of a
+// database.
+func (s *Server) lastWrite(entry string) *atomic.Int64 {
+	if v, ok := s.writes.Load(entry); ok {
+		return v.(*atomic.Int64)
+	}
+	v, _ := s.writes.LoadOrStore(entry, new(atomic.Int64))
+	return v.(*atomic.Int64)
+}
+
+// SetDisabled makes a database refuse new clients, or accept them again.
+func (s *Server) SetDisabled(database string, off bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if off {
+		s.disabled[database] = true
+	} else {
+		delete(s.disabled, database)
+	}
+}
+
+// Disabled reports whether a database refuses new clients.
+func (s *Server) Disabled(database string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.disabled[database]
+}
+
+// Draining reports whether the server is on its way out.
+func (s *Server) Draining() bool { return s.draining.Load() }

@@ -1,0 +1,269 @@
+package proxy
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/auth"
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/netio"
+	"pgproxy/pool"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// Session is one client, from accept to goodbye.
+type Session struct {
+	// Set at construction.
+	srv   *Server
+	id    uint64
+	pid   uint32 // ours, in the cancel key
+	nc    net.Conn
+	since time.Time
+
+	// Set before the session is welcomed, constant after.
+	io       *netio.Conn
+	secret   []byte
+	user     string // who the client is
+	database string // as the client asked for
+	identity auth.Identity
+	base     *backend.Settings // from the startup packet
+	writes   *atomic.Int64     // of the database, see Server.lastWrite
+	welcomed atomic.Bool
+
+	// Owned by the session's goroutine.
+	lease         *backend.Conn // may have been detached: ask Hold
+	leaseRole     router.Role
+	leaseIndex    int
+	readTx        bool // the lease began with BEGIN READ ONLY on a replica
+	open          bool // extended-protocol messages were sent whose Sync was not
+	skipping      bool // after a local error: ignore everything up to Sync
+	rest          int  // bytes left of a message that is relayed (or dropped) in parts
+	drop          bool // drop those bytes
+	forged        bool // the last reply that is owed is one that the proxy makes
+	batch         *router.Plan
+	barrier       *router.Plan // act on it when the statement is complete
+	barrierErrors uint64       // ErrorResponses of the lease before that statement
+	route         Route        // of the last statement
+	cfg           *config.Config
+	db            *config.Database // entry of cfg
+	mode          config.PoolMode
+	pools         []*pool.Pool // by index of db.Servers, as far as asked for
+	stmts         map[string]*statement
+	unnamed       unnamedStatement
+	waiter        pool.Waiter
+
+	// Held while writing to the client.
+	wmu  sync.Mutex
+	werr error
+
+	// Guarded by mu.
+	mu         sync.Mutex
+	ended      error    // why the session must end
+	cancelWait func()   // ends a wait for a server
+	unprepared []string // names whose Parse has not happened
+
+	// Atomic, for observers and the server connection.
+	hasUnprepared atomic.Bool
+	settings      atomic.Pointer[backend.Settings] // wanted now
+	current       atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
+	lastWrite     atomic.Int64
+	waiting       atomic.Int64 // since when, Nanotime; 0 is not waiting
+	lastSeen      atomic.Int64 // when the client last sent something, Nanotime
+	prepared      atomic.Int64
+}
+
+// unnamedStatement is the client's unnamed prepared statement, kept so that it
+// can be prepared again on another server connection.
+type unnamedStatement struct {
+	id          uint64 // 0: there is none
+	query, oids []byte
+	plan        *router.Plan
+}
+
+// Route tells where a statement went, and why.
+type Route struct {
+	Server string
+	Role   router.Role
+	Reason router.Reason
+	Plan   *router.Plan
+}
+
+func newSession(srv *Server, nc net.Conn) *Session {
+	return &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, since: time.Now()}
+}
+
+func randomPID() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	return binary.BigEndian.Uint32(b[:])&0x7fffffff | 1
+}
+
+// errTerminate ends a session whose client has said goodbye.
+var errTerminate = errors.New("client said goodbye")
+
+// errConsole ends the ordinary session: the console has served the client.
+var errConsole = errors.New("console session ended")
+
+// run is the session's goroutine, registered by Server.Serve. It ends when the
+// client does, or with end.
+func (s *Session) run() {
+	defer s.srv.forget(s)
+	defer s.nc.Close()
+	err := s.guarded(s.login)
+	if err == nil {
+		// A goroutine of its own keeps the deep stack of the login from living
+		// as long as the client.
+		done := make(chan error, 1)
+		go func() { done <- s.guarded(s.relay) }()
+		err = <-done
+	}
+	s.close(err)
+}
+
+// guarded runs f and turns a panic into an error: it may cost this client its
+// connection, but nobody else's.
+func (s *Session) guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.srv.panics.Add(1)
+			s.log().Error("panic", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			err = wire.Fatalf(wire.CodeInternal, "internal error of the proxy")
+		}
+	}()
+	return f()
+}
+
+func (s *Session) relay() error { return s.io.Loop(s.onClient) }
+
+// log returns a logger that names the session. It is made when it is needed:
+// most sessions log twice.
+func (s *Session) log() *slog.Logger {
+	return s.srv.log.With("session", s.id, "client", s.nc.RemoteAddr().String(), "user", s.user, "database", s.database)
+}
+
+// end makes the session end, with the first reason that is given. Anybody may
+// call it.
+func (s *Session) end(reason error) {
+	s.mu.Lock()
+	if s.ended == nil {
+		s.ended = reason
+	}
+	if s.cancelWait != nil {
+		s.cancelWait()
+	}
+	s.mu.Unlock()
+	s.waiter.Cancel(reason)
+	if s.welcomed.Load() {
+		s.io.Wake()
+	} else {
+		_ = s.nc.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// endReason returns what end was told.
+func (s *Session) endReason() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// close tells the client why, as far as there is something to tell, gives back
+// what the session holds, and logs its end.
+func (s *Session) close(err error) {
+	if ended := s.endReason(); ended != nil {
+		err = ended
+	}
+	s.fail(err)
+	_ = s.nc.Close()
+	if c := s.lease; c != nil {
+		c.Abandon(s, s.srv.current.Load().Config.Proxy.ServerResetQuery)
+	}
+	s.dropStatements()
+	s.logEnd(err)
+}
+
+// fail is the one place that turns the error that ends a session into bytes.
+func (s *Session) fail(err error) {
+	var e *wire.Error
+	var lost *lostServer
+	switch {
+	case errors.As(err, &lost):
+		e = lost.tell
+	case errors.As(err, &e):
+	}
+	if e == nil {
+		return
+	}
+	out := *e
+	out.Severity = wire.SeverityFatal
+	// A client that does not read must not hold up its own end: the bound comes
+	// before the lock, since the server connection's goroutine may be writing.
+	_ = s.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if s.werr != nil {
+		return
+	}
+	p := out.Append(nil)
+	if s.io != nil {
+		s.werr = s.io.Write(p)
+	} else {
+		_, s.werr = s.nc.Write(p)
+	}
+	// Closing a socket that has unread bytes resets it, and the client may lose
+	// what we have just said.
+	if tc, ok := s.nc.(*net.TCPConn); ok && s.werr == nil {
+		_ = tc.CloseWrite()
+		_ = tc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, _ = io.CopyN(io.Discard, tc, 1<<20)
+	}
+}
+
+// logEnd writes the session's last line.
+func (s *Session) logEnd(err error) {
+	p := s.srv.current.Load().Config.Proxy
+	var e *wire.Error
+	switch {
+	case errors.Is(err, errTerminate), errors.Is(err, errConsole), errors.Is(err, io.EOF):
+		if p.LogDisconnections && s.welcomed.Load() {
+			s.log().Info("client disconnected", "reason", reason(err), "age", time.Since(s.since).Round(time.Millisecond))
+		}
+	case !s.welcomed.Load() && !errors.As(err, &e):
+		// A health check, a port scan, a client that gave up.
+		s.log().Debug("client left before it was logged in", "reason", reason(err))
+	case p.LogPoolerErrors:
+		s.log().Warn("client connection closed", "error", err, "age", time.Since(s.since).Round(time.Millisecond))
+	}
+}
+
+func reason(err error) string {
+	switch {
+	case errors.Is(err, errTerminate), errors.Is(err, errConsole):
+		return "client close request"
+	case errors.Is(err, io.EOF):
+		return "client unexpected eof"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "timeout"
+	}
+	return err.Error()
+}
+
+// writeLocal writes to the client what the proxy says itself. Nothing may be
+// owed to the client.
+func (s *Session) writeLocal(p []byte) error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	return s.Reply(p)
+}

@@ -1,0 +1,82 @@
+package proxy
+
+import (
+	"strings"
+
+	"pgproxy/backend"
+	"pgproxy/wire"
+)
+
+// The Session as its server connection sees it. These methods are called by the
+// connection's goroutine.
+
+var _ backend.Sink = (*Session)(nil)
+
+// Lock takes the right to write to the client.
+func (s *Session) Lock() { s.wmu.Lock() }
+
+// Unlock gives the right to write to the client back.
+func (s *Session) Unlock() { s.wmu.Unlock() }
+
+// Reply writes to the client. Lock must be held.
+func (s *Session) Reply(p []byte) error {
+	if s.werr != nil {
+		return s.werr
+	}
+	if err := s.io.Write(p); err != nil {
+		s.werr = err
+		s.io.Wake()
+		return err
+	}
+	return nil
+}
+
+// Reported notes a parameter that the client has changed.
+func (s *Session) Reported(name, value string, login bool) {
+	name = strings.ToLower(name)
+	cur := s.settings.Load()
+	if login && s.base == nil {
+		s.settings.Store(cur.Without(name))
+		return
+	}
+	s.settings.Store(cur.With(name, value))
+}
+
+// Unprepared notes that a Parse of this name has not happened.
+func (s *Session) Unprepared(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unprepared = append(s.unprepared, name)
+	s.hasUnprepared.Store(true)
+}
+
+// Wrote notes an acknowledged write.
+func (s *Session) Wrote(at int64) {
+	s.lastWrite.Store(at)
+	w := s.writes
+	for {
+		old := w.Load()
+		if old >= at || w.CompareAndSwap(old, at) {
+			return
+		}
+	}
+}
+
+// Lost ends the session: its server connection has died while it was lent.
+func (s *Session) Lost(err error, fatal bool) {
+	e := wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly").Because(err)
+	e.Detail = "The transaction or statement that was under way has ended with an unknown result."
+	if fatal {
+		e = nil // the server's own words have been relayed
+	}
+	s.end(&lostServer{err: err, tell: e})
+}
+
+// lostServer is why a session ends whose server connection has died.
+type lostServer struct {
+	err  error
+	tell *wire.Error
+}
+
+func (l *lostServer) Error() string { return "server connection lost: " + l.err.Error() }
+func (l *lostServer) Unwrap() error { return l.err }

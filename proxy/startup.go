@@ -1,0 +1,291 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"pgproxy/auth"
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/netio"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// maxLoginMessage is the longest password or SASL message in bytes.
+const maxLoginMessage = 8 << 10
+
+// login brings a client from its first byte to ReadyForQuery, within
+// client_login_timeout. What it returns ends the session; nil means welcome.
+func (s *Session) login() error {
+	st := s.srv.current.Load()
+	if d := st.Config.Proxy.ClientLoginTimeout; d > 0 {
+		_ = s.nc.SetDeadline(time.Now().Add(d))
+	}
+	su, err := s.startup()
+	if err != nil {
+		return s.loginError(err)
+	}
+	if su.Kind == wire.StartCancel {
+		s.srv.cancel(su.PID, su.Secret)
+		return errTerminate
+	}
+	if n := s.srv.clients.Load(); n > int64(st.Config.Proxy.MaxClientConn) {
+		s.srv.refused.Add(1)
+		return wire.Fatalf(wire.CodeTooManyConnections, "no more connections allowed (max_client_conn)")
+	}
+	if err := s.authenticate(st, su); err != nil {
+		return s.loginError(err)
+	}
+	ok := func(b bool) {
+		if s.srv.trace.Login != nil {
+			s.srv.trace.Login(b)
+		}
+	}
+	if slices.Contains(ConsoleNames, s.database) {
+		ok(true)
+		return s.serveConsole()
+	}
+	if err := s.welcome(su); err != nil {
+		return s.loginError(err)
+	}
+	_ = s.nc.SetDeadline(time.Time{})
+	s.srv.logins.Add(1)
+	ok(true)
+	if st.Config.Proxy.LogConnections {
+		s.log().Info("client connected", "application_name", su.Param("application_name"))
+	}
+	return nil
+}
+
+// loginError adds what a client is told when its login ends with an ordinary
+// error.
+func (s *Session) loginError(err error) error {
+	if s.srv.trace.Login != nil && s.user != "" {
+		s.srv.trace.Login(false)
+	}
+	var e *wire.Error
+	switch {
+	case errors.As(err, &e) || s.endReason() != nil:
+		return err
+	case errors.Is(err, wire.ErrLength), errors.Is(err, wire.ErrMessage):
+		return wire.Fatalf(wire.CodeProtocolViolation, "invalid startup packet: %v", err).Because(err)
+	case errors.Is(err, auth.ErrFailed):
+		return wire.Fatalf(wire.CodeInvalidPassword, "password authentication failed for user %q", s.user).Because(err)
+	}
+	return err
+}
+
+// startup reads first packets until one is neither an SSLRequest nor a
+// GSSENCRequest: both are answered with N.
+func (s *Session) startup() (*wire.Startup, error) {
+	for tries := 0; ; tries++ {
+		var head [4]byte
+		if _, err := io.ReadFull(s.nc, head[:]); err != nil {
+			return nil, err
+		}
+		n, err := wire.StartupLen(head[:])
+		if err != nil {
+			return nil, err
+		}
+		p := make([]byte, n)
+		copy(p, head[:])
+		if _, err := io.ReadFull(s.nc, p[4:]); err != nil {
+			return nil, err
+		}
+		su, err := wire.ReadStartup(p)
+		if err != nil {
+			return nil, err
+		}
+		if su.Kind == wire.StartSession || su.Kind == wire.StartCancel {
+			return su, nil
+		}
+		if tries == 2 {
+			return nil, wire.Fatalf(wire.CodeProtocolViolation, "too many encryption requests")
+		}
+		if _, err := s.nc.Write([]byte{'N'}); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// authenticate finds out who the client is and which database it wants.
+func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
+	s.user = su.Param("user")
+	s.database = su.Param("database")
+	if s.user == "" {
+		return wire.Fatalf(wire.CodeInvalidAuthorization, "no PostgreSQL user name specified in startup packet")
+	}
+	if s.database == "" {
+		s.database = s.user
+	}
+	if r := su.Param("replication"); r != "" && !slices.Contains([]string{"false", "off", "no", "0"}, strings.ToLower(r)) {
+		return wire.Fatalf(wire.CodeFeatureNotSupported, "replication connections are not supported")
+	}
+	if s.srv.draining.Load() {
+		return wire.Fatalf(wire.CodeCannotConnectNow, "the proxy is shutting down")
+	}
+	if err := s.negotiate(su); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(s.srv.ctx)
+	defer stop()
+	id, err := st.Auth.Authenticate(ctx, &loginConn{s: s}, s.user, s.database)
+	if err != nil {
+		return err
+	}
+	s.identity = id
+	if slices.Contains(ConsoleNames, s.database) {
+		if !id.Admin && !id.Stats {
+			return wire.Fatalf(wire.CodeInsufficientPrivilege, "not allowed").WithHint("The console is for admin_users and stats_users.")
+		}
+	} else {
+		if _, ok := st.Config.Database(s.database); !ok {
+			return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+		}
+		if s.srv.Disabled(s.database) {
+			return wire.Fatalf(wire.CodeCannotConnectNow, "database %q is disabled", s.database)
+		}
+	}
+	_, err = s.nc.Write(wire.AppendAuth(nil, wire.AuthOK, nil))
+	return err
+}
+
+// negotiate answers a client that asks for more of the protocol than there is.
+func (s *Session) negotiate(su *wire.Startup) error {
+	var unknown []string
+	for _, p := range su.Params {
+		if strings.HasPrefix(p[0], "_pq_.") {
+			unknown = append(unknown, p[0])
+		}
+	}
+	n := 4
+	if su.Protocol >= wire.Protocol32 {
+		n = 32
+	}
+	s.secret = make([]byte, n)
+	_, _ = rand.Read(s.secret) // never fails, see crypto/rand
+	if su.Protocol <= wire.Protocol32 && len(unknown) == 0 {
+		return nil
+	}
+	_, err := s.nc.Write(wire.AppendNegotiate(nil, min(su.Protocol, wire.Protocol32), unknown))
+	return err
+}
+
+// loginConn is the client as package auth sees it.
+type loginConn struct {
+	s   *Session
+	buf []byte
+}
+
+// SendAuth writes an Authentication message.
+func (c *loginConn) SendAuth(code uint32, payload []byte) error {
+	_, err := c.s.nc.Write(wire.AppendAuth(nil, wire.AuthCode(code), payload))
+	return err
+}
+
+// ReadPassword reads the body of a password or SASL message.
+func (c *loginConn) ReadPassword() ([]byte, error) {
+	var head [wire.HeaderLen]byte
+	if _, err := io.ReadFull(c.s.nc, head[:]); err != nil {
+		return nil, err
+	}
+	h, err := wire.ReadHeader(head[:], maxLoginMessage)
+	if h.Type != wire.Password {
+		return nil, wire.Fatalf(wire.CodeProtocolViolation, "expected password response, got message type %d", h.Type)
+	}
+	if err != nil {
+		return nil, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of password message").Because(err)
+	}
+	c.buf = make([]byte, h.Body)
+	_, err = io.ReadFull(c.s.nc, c.buf)
+	return c.buf, err
+}
+
+// serveConsole hands the client to the console.
+func (s *Session) serveConsole() error {
+	c := s.srv.console.Load()
+	if c == nil {
+		return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+	}
+	_ = s.nc.SetDeadline(time.Time{})
+	err := (*c).Serve(s.srv.ctx, ConsoleClient{
+		Conn: s.nc, Identity: s.identity, Database: s.database, PID: s.pid, Secret: s.secret, Session: s.id,
+	})
+	if err == nil || errors.Is(err, io.EOF) {
+		return errConsole
+	}
+	return err
+}
+
+// startupSettings returns what the startup packet asks of the session's
+// settings.
+func (s *Session) startupSettings(p config.Proxy, su *wire.Startup) (*backend.Settings, error) {
+	var out *backend.Settings
+	set := func(name, value string) { out = out.With(strings.ToLower(name), value) }
+	for _, kv := range su.Params {
+		name, value := kv[0], kv[1]
+		switch {
+		case name == "user", name == "database", name == "replication", strings.HasPrefix(name, "_pq_."):
+		case slices.Contains(p.IgnoreStartupParameters, name):
+		case name == "options":
+			opts, err := wire.OptionSettings(value)
+			if err != nil {
+				return nil, err
+			}
+			for _, o := range opts {
+				if !slices.Contains(p.IgnoreStartupParameters, o[0]) && !slices.Contains(p.IgnoreStartupParameters, "options") {
+					set(o[0], o[1])
+				}
+			}
+		case name == "application_name" && p.ApplicationNameAddHost:
+			set(name, fmt.Sprintf("%s - %s", value, s.nc.RemoteAddr()))
+		default:
+			set(name, value)
+		}
+	}
+	return out, nil
+}
+
+// welcome makes the session ready: it borrows a server connection where what the
+// login reports is not known yet, and tells the client.
+func (s *Session) welcome(su *wire.Startup) error {
+	cfg := s.srv.current.Load().Config
+	wanted, err := s.startupSettings(cfg.Proxy, su)
+	if err != nil {
+		return err
+	}
+	if err := s.refresh(); err != nil {
+		return err
+	}
+	s.writes = s.srv.lastWrite(s.db.Name)
+	s.io = netio.New(s.nc, cfg.Proxy.MaxQueryParseSize+64<<10)
+	params, wanted, err := s.srv.welcomes.get(s, wanted)
+	if err != nil {
+		return err
+	}
+	s.base = wanted
+	s.settings.Store(wanted)
+	out := make([]byte, 0, 512)
+	for _, p := range params {
+		value := p.Value
+		if v, ok := wanted.Get("application_name"); ok && p.Name == "application_name" {
+			value = v
+		}
+		out = wire.AppendParameterStatus(out, p.Name, value)
+	}
+	out = wire.AppendBackendKeyData(out, s.pid, s.secret)
+	out = wire.AppendReadyForQuery(out, wire.TxIdle)
+	if _, err := s.nc.Write(out); err != nil {
+		return err
+	}
+	s.lastSeen.Store(router.Nanotime())
+	s.welcomed.Store(true)
+	return s.endReason()
+}

@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"pgproxy/backend"
+	"pgproxy/router"
+)
+
+// maxUnused bounds the statements that are remembered although no client has
+// them any more, for those who will come back.
+const maxUnused = 4096
+
+// statement is a named prepared statement that any number of clients have.
+type statement struct {
+	backend.Statement
+	plan *router.Plan
+	key  string // text, NUL, parameter types
+	refs int    // clients' names for it; guarded by registry.mu
+}
+
+// registry knows every statement by its text and parameter types, so that
+// clients that prepare the same share it on the servers.
+type registry struct {
+	mu     sync.Mutex
+	byKey  map[string]*statement
+	next   uint64
+	unused int
+}
+
+func newRegistry() *registry { return &registry{byKey: make(map[string]*statement)} }
+
+// get returns the statement for a text, counting one more name for it. plan is
+// called for a new one. The bytes are copied.
+func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement {
+	var b [512]byte
+	k := append(append(append(b[:0], query...), 0), oids...)
+	r.mu.Lock()
+	if st := r.byKey[string(k)]; st != nil {
+		if st.refs == 0 {
+			r.unused--
+		}
+		st.refs++
+		r.mu.Unlock()
+		return st
+	}
+	r.mu.Unlock()
+	p := plan() // may parse: not under the mutex
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st := r.byKey[string(k)]; st != nil { // somebody was faster
+		if st.refs == 0 {
+			r.unused--
+		}
+		st.refs++
+		return st
+	}
+	r.next++
+	st := &statement{key: string(k), plan: p, refs: 1}
+	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
+	st.Statement = backend.Statement{
+		Name:  "pgproxy_" + strconv.FormatUint(r.next, 10),
+		Query: text[:len(query):len(query)],
+		OIDs:  text[len(query)+1:],
+	}
+	r.byKey[st.key] = st
+	return st
+}
+
+// put counts one name less.
+func (r *registry) put(st *statement) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st.refs--; st.refs > 0 {
+		return
+	}
+	if r.unused++; r.unused <= maxUnused {
+		return
+	}
+	for k, st := range r.byKey { // half of them, whichever come first
+		if st.refs == 0 {
+			delete(r.byKey, k)
+			if r.unused--; r.unused <= maxUnused/2 {
+				return
+			}
+		}
+	}
+}
+
+// Len returns how many statements are known.
+func (r *registry) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.byKey)
+}
+
+// name gives a statement to the client under a name.
+func (s *Session) name(name string, st *statement) {
+	if s.stmts == nil {
+		s.stmts = make(map[string]*statement)
+	}
+	s.stmts[name] = st
+	s.prepared.Store(int64(len(s.stmts)))
+}
+
+// unname takes a name from the client.
+func (s *Session) unname(name string) {
+	if st := s.stmts[name]; st != nil {
+		delete(s.stmts, name)
+		s.srv.registry.put(st)
+		s.prepared.Store(int64(len(s.stmts)))
+	}
+}
+
+// dropStatements takes all names from the client, and its unnamed statement.
+func (s *Session) dropStatements() {
+	for _, st := range s.stmts {
+		s.srv.registry.put(st)
+	}
+	s.stmts, s.unnamed = nil, unnamedStatement{}
+	s.prepared.Store(0)
+}
+
+// forgetUnprepared takes away the names whose Parse has not happened.
+func (s *Session) forgetUnprepared() {
+	s.mu.Lock()
+	names := s.unprepared
+	s.unprepared = nil
+	s.hasUnprepared.Store(false)
+	s.mu.Unlock()
+	for _, n := range names {
+		s.unname(n)
+	}
+}

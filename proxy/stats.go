@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"time"
+
+	"pgproxy/backend"
+	"pgproxy/router"
+)
+
+// SessionInfo is a copy of what an observer may know of a client.
+type SessionInfo struct {
+	ID              uint64
+	User, Database  string
+	State           string // active, idle, waiting, login
+	Addr, LocalAddr string
+	Since           time.Time
+	Seen            time.Time     // when the client last sent something
+	Wait            time.Duration // in the queue up to now
+	Prepared        int           // named prepared statements
+	AppName         string
+	Server          *backend.Info // of the connection that is lent to it; nil if none
+	PID             uint32
+	Console         bool
+}
+
+// Sessions returns a copy for every client, in order of their numbers.
+func (s *Server) Sessions() []SessionInfo {
+	list := s.list()
+	out := make([]SessionInfo, 0, len(list))
+	now := router.Nanotime()
+	for _, ses := range list {
+		i := SessionInfo{ID: ses.id, State: "login", Since: ses.since, PID: ses.pid}
+		if a := ses.nc.RemoteAddr(); a != nil {
+			i.Addr = a.String()
+		}
+		if a := ses.nc.LocalAddr(); a != nil {
+			i.LocalAddr = a.String()
+		}
+		if !ses.welcomed.Load() {
+			out = append(out, i)
+			continue
+		}
+		i.User, i.Database, i.State = ses.user, ses.database, "idle"
+		i.Seen = time.Now().Add(-time.Duration(now - ses.lastSeen.Load()))
+		i.Prepared = int(ses.prepared.Load())
+		i.AppName, _ = ses.settings.Load().Get("application_name")
+		if ses.waiter.Waiting() || ses.waiting.Load() != 0 {
+			i.State = "waiting"
+			i.Wait = time.Duration(now - ses.lastSeen.Load())
+		} else if c := ses.current.Load(); c != nil {
+			if info := c.Info(); info.Holder == ses {
+				i.State, i.Server = "active", &info
+			}
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// Stats are the server's own counts.
+type Stats struct {
+	Clients    int    // connected now, logged in or not
+	Logins     uint64 // successful, ever
+	Refused    uint64 // over max_client_conn, ever
+	Panics     uint64
+	Statements int // distinct prepared statements that are remembered
+	Draining   bool
+}
+
+// Stats returns a copy.
+func (s *Server) Stats() Stats {
+	return Stats{
+		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Panics: s.panics.Load(),
+		Statements: s.registry.Len(), Draining: s.draining.Load(),
+	}
+}

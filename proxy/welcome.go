@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+
+	"pgproxy/backend"
+	"pgproxy/pool"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// maxWelcomes bounds how many different logins are remembered.
+const maxWelcomes = 1000
+
+// welcomes remembers which parameters a server reports for a login with given
+// settings, so that a client can be welcomed without asking a server again.
+type welcomes struct {
+	mu sync.Mutex
+	m  map[welcomeKey][]backend.Setting
+}
+
+type welcomeKey struct {
+	pool     pool.Key
+	settings string
+}
+
+func (w *welcomes) clear() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m = nil
+}
+
+// get returns the parameters to report to s and the settings that a server has
+// accepted. What no server knows is left out of them, as ignoring it is better
+// than refusing the client.
+func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting, *backend.Settings, error) {
+	// application_name is free text: a server takes any, so it is not asked.
+	name, named := wanted.Get("application_name")
+	asked := wanted.Without("application_name")
+	withName := func(x *backend.Settings) *backend.Settings {
+		if named {
+			x = x.With("application_name", name)
+			x.Proved.Store(true)
+		}
+		return x
+	}
+	p, err := s.primaryPool()
+	if err != nil {
+		return nil, nil, err
+	}
+	key := welcomeKey{p.Key, asked.Key()}
+	w.mu.Lock()
+	params, ok := w.m[key]
+	w.mu.Unlock()
+	if ok {
+		if asked != nil {
+			asked.Proved.Store(true)
+		}
+		return params, withName(asked), nil
+	}
+	params, accepted, err := s.try(asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	if accepted.Equal(asked) {
+		w.mu.Lock()
+		if w.m == nil || len(w.m) >= maxWelcomes {
+			w.m = make(map[welcomeKey][]backend.Setting)
+		}
+		w.m[key] = params
+		w.mu.Unlock()
+	}
+	return params, withName(accepted), nil
+}
+
+// welcomePlan routes the question what a login reports.
+var welcomePlan = &router.Plan{Class: router.ClassPrimary, Reason: "login"}
+
+// try applies settings to a server connection and returns what it reports then,
+// and which of the settings it knows. A value that it refuses is the client's
+// error, in the server's words.
+func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepted *backend.Settings, err error) {
+	c, err := s.borrow(welcomePlan)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { s.lease = nil }()
+	if want == nil {
+		params = sorted(c.Params())
+		return params, nil, c.Send(&backend.Parcel{})
+	}
+	for _, x := range want.List() {
+		next := accepted.With(x.Name, x.Value)
+		owed, p := c.Adopt(next, nil, nil)
+		if err := c.Send(&backend.Parcel{Owed: owed, Bytes: p, Pin: "login"}); err != nil {
+			return nil, nil, err
+		}
+		c.Quiet(s)
+		if !c.Hold(s) {
+			return nil, nil, s.endReason()
+		}
+		switch e := c.State().Failed; {
+		case e == nil:
+			accepted = next
+		case e.Code == wire.CodeUndefinedObject:
+			s.log().Info("startup parameter ignored: the server does not know it", "parameter", x.Name)
+			c.SetApplied(accepted)
+		default:
+			c.Abandon(s, "DISCARD ALL")
+			e.Severity = wire.SeverityFatal
+			return nil, nil, e
+		}
+	}
+	if accepted != nil {
+		accepted.Proved.Store(true)
+	}
+	params = sorted(c.Params())
+	if err := c.Send(&backend.Parcel{}); err != nil {
+		return nil, nil, err
+	}
+	c.Unpin("")
+	return params, accepted, nil
+}
+
+// sorted lists parameters in order of name.
+func sorted(m map[string]string) []backend.Setting {
+	out := make([]backend.Setting, 0, len(m))
+	for k, v := range m {
+		out = append(out, backend.Setting{Name: k, Value: v})
+	}
+	slices.SortFunc(out, func(a, b backend.Setting) int {
+		return cmp.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+	})
+	return out
+}
