@@ -157,6 +157,13 @@ func (c *Conn) Info() Info {
 	return i
 }
 
+// HeldBy reports whether the connection is lent to s.
+func (c *Conn) HeldBy(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.holder == s
+}
+
 // Counters returns a copy of what the connection has done.
 func (c *Conn) Counters() Counters {
 	c.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"pgproxy/auth"
@@ -36,10 +37,12 @@ func (s *Session) refresh() error {
 	return nil
 }
 
-// poolOf returns the pool of the server with this index in the topology.
-func (s *Session) poolOf(i int) (*pool.Pool, error) {
+// poolOf returns the pool of a server: i is its index in the topology, addr its
+// address there. pool.ErrClosed says that the topology is of another
+// configuration than the session's.
+func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
 	if i >= len(s.db.Servers) {
-		return nil, pool.ErrClosed // the topology is of another configuration
+		return nil, pool.ErrClosed
 	}
 	if s.pools == nil {
 		s.pools = make([]*pool.Pool, len(s.db.Servers))
@@ -51,25 +54,36 @@ func (s *Session) poolOf(i int) (*pool.Pool, error) {
 		}
 		s.pools[i] = s.srv.pools.Get(s.database, s.db, s.db.Servers[i], user, password)
 	}
+	if s.pools[i].Key.Server != addr {
+		return nil, pool.ErrClosed
+	}
 	return s.pools[i], nil
 }
 
 // primaryPool returns the pool of the server that a write would go to now.
 func (s *Session) primaryPool() (*pool.Pool, error) {
-	ch, err := s.choose(welcomePlan, router.Nanotime())
-	if err != nil {
-		return nil, err
+	for start := router.Nanotime(); ; {
+		ch, addr, err := s.choose(welcomePlan, start)
+		if err != nil {
+			return nil, err
+		}
+		p, err := s.poolOf(ch.Server, addr)
+		if !errors.Is(err, pool.ErrClosed) {
+			return p, err
+		}
+		if err := s.renew(); err != nil {
+			return nil, err
+		}
 	}
-	return s.poolOf(ch.Server)
 }
 
 // choose picks a server for a plan, waiting for one up to failover_timeout from
-// start.
-func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, error) {
+// start. It returns the choice and the server's address.
+func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, string, error) {
 	for {
 		topo := s.srv.topo.Topology(s.db.Name)
 		if topo == nil {
-			return router.Choice{}, wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+			return router.Choice{}, "", wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
 		}
 		req := router.Request{Plan: plan}
 		switch s.db.Consistency {
@@ -80,15 +94,15 @@ func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, error) 
 		}
 		ch := topo.Choose(s.policy(), req)
 		if ch.Server >= 0 {
-			return ch, nil
+			return ch, topo.Servers[ch.Server].Addr, nil
 		}
 		left := s.db.FailoverTimeout - time.Duration(router.Nanotime()-start)
 		if left <= 0 {
-			return ch, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
+			return ch, "", wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
 				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
 		}
 		if err := s.waitFor(left, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) }); err != nil {
-			return ch, err
+			return ch, "", err
 		}
 	}
 }
@@ -98,10 +112,17 @@ func (s *Session) policy() router.Policy {
 		Split: s.db.ReadWriteSplit, MaxReplicaLag: s.db.MaxReplicaLag,
 		PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
 	}
-	if s.mode == config.PoolSession {
-		p.Split = config.SplitOff // one server connection for the whole session
+	if s.mode == config.PoolSession || s.serializable() {
+		p.Split = config.SplitOff // one server connection for the whole session; or no standby can
 	}
 	return p
+}
+
+// serializable reports whether the client's statements are serializable
+// transactions, which a hot standby refuses.
+func (s *Session) serializable() bool {
+	level, ok := s.settings.Load().Get("default_transaction_isolation")
+	return ok && strings.EqualFold(level, "serializable")
 }
 
 // waitFor runs f with a context that ends with the session, with a cancel
@@ -145,19 +166,18 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 		if err := s.refresh(); err != nil {
 			return nil, err
 		}
-		ch, err := s.choose(plan, start)
+		ch, addr, err := s.choose(plan, start)
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.poolOf(ch.Server)
-		if err != nil {
-			if errors.Is(err, pool.ErrClosed) {
-				s.pools = nil
-				if err := s.waitFor(10*time.Millisecond, pause); err != nil {
-					return nil, err
-				}
-				continue
+		p, err := s.poolOf(ch.Server, addr)
+		if errors.Is(err, pool.ErrClosed) {
+			if err := s.renew(); err != nil {
+				return nil, err
 			}
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
 		c, err := p.Acquire(&s.waiter, s)
@@ -171,6 +191,16 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 			return nil, err
 		}
 	}
+}
+
+// renew forgets the pools of a configuration that is being replaced, and gives
+// the reload a moment to come to its end.
+func (s *Session) renew() error {
+	s.pools = nil
+	if err := s.waitFor(10*time.Millisecond, pause); err != nil {
+		return err
+	}
+	return s.refresh()
 }
 
 // pause waits for the end of ctx.

@@ -41,6 +41,12 @@ func (s *Session) before(a *assembly, plan *router.Plan) error {
 	if !plan.Effects.Any(stateEffects) {
 		return nil
 	}
+	return s.calm(a)
+}
+
+// calm sends what has been put together and waits until all of it is answered.
+// No batch may be open: its answers may come only with its Sync.
+func (s *Session) calm(a *assembly) error {
 	if err := s.flush(a); err != nil {
 		return err
 	}

@@ -139,6 +139,13 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		if err := s.before(a, plan); err != nil {
 			return 0, false, err
 		}
+		if len(m.Name) > 0 && s.stmts[string(m.Name)] != nil {
+			// The Parse that gave it this name may have failed without our knowing yet.
+			if err := s.calm(a); err != nil {
+				return 0, false, err
+			}
+			s.forgetUnprepared()
+		}
 	}
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)

@@ -116,19 +116,20 @@ var errTerminate = errors.New("client said goodbye")
 // errConsole ends the ordinary session: the console has served the client.
 var errConsole = errors.New("console session ended")
 
-// run is the session's goroutine, registered by Server.Serve. It ends when the
-// client does, or with end.
+// run is the session's goroutine until the client has logged in, started by
+// Server.Serve. One with a fresh stack takes over then: what the login has grown
+// is not to live as long as the client. Server.Close waits for both.
 func (s *Session) run() {
-	defer s.srv.forget(s)
-	defer s.nc.Close()
-	err := s.guarded(s.login)
-	if err == nil {
-		// A goroutine of its own keeps the deep stack of the login from living
-		// as long as the client.
-		done := make(chan error, 1)
-		go func() { done <- s.guarded(s.relay) }()
-		err = <-done
+	if err := s.guarded(s.login); err != nil {
+		s.finish(err)
+		return
 	}
+	go func() { s.finish(s.guarded(s.relay)) }()
+}
+
+// finish is a session's last act.
+func (s *Session) finish(err error) {
+	defer s.srv.forget(s)
 	s.close(err)
 }
 

@@ -41,18 +41,18 @@ func (s *Session) inspect(p *config.Proxy) {
 		s.end(io.EOF)
 		return
 	}
-	c := s.current.Load()
-	if c != nil {
-		i := c.Info()
-		if i.Holder == s {
-			switch {
-			case p.QueryTimeout > 0 && i.QueryFor > p.QueryTimeout:
-				s.end(wire.Fatalf(wire.CodeQueryCanceled, "query_timeout"))
-			case p.IdleTransactionTimeout > 0 && i.XactIdle && s.quietFor() > p.IdleTransactionTimeout:
-				s.end(wire.Fatalf(wire.CodeIdleInTransaction, "idle_transaction_timeout"))
-			}
+	if c := s.current.Load(); c != nil && c.HeldBy(s) {
+		if p.QueryTimeout <= 0 && p.IdleTransactionTimeout <= 0 {
 			return
 		}
+		switch i := c.Info(); {
+		case i.Holder != s:
+		case p.QueryTimeout > 0 && i.QueryFor > p.QueryTimeout:
+			s.end(wire.Fatalf(wire.CodeQueryCanceled, "query_timeout"))
+		case p.IdleTransactionTimeout > 0 && i.XactIdle && s.quietFor() > p.IdleTransactionTimeout:
+			s.end(wire.Fatalf(wire.CodeIdleInTransaction, "idle_transaction_timeout"))
+		}
+		return
 	}
 	if p.ClientIdleTimeout > 0 && !s.waiter.Waiting() && s.quietFor() > p.ClientIdleTimeout {
 		s.end(wire.Fatalf(wire.CodeAdminShutdown, "client_idle_timeout"))
@@ -70,24 +70,54 @@ func (s *Session) busy() bool {
 		return true
 	}
 	c := s.current.Load()
-	return c != nil && c.Info().Holder == s
+	return c != nil && c.HeldBy(s)
 }
 
 var errShutdown = wire.Fatalf(wire.CodeAdminShutdown, "terminating connection due to administrator command")
 
+// drainTick is how often a drain looks for clients that have come to rest, and
+// drainBatch how many of them it sends away at once: those that come back are
+// not to storm another proxy.
+const (
+	drainTick  = 20 * time.Millisecond
+	drainBatch = 100
+)
+
 // Shutdown ends the server gently: no new clients, those that are idle are sent
 // away, transactions may finish. When ctx ends the rest is cut, as Close does.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.draining.Store(true)
-	s.stopListening()
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for s.clients.Load() > 0 {
+	return s.drain(ctx, func() bool {
+		sent := 0
 		for _, ses := range s.list() {
-			if !ses.busy() {
+			if sent < drainBatch && !ses.busy() && ses.endReason() == nil {
 				ses.end(errShutdown)
+				sent++
 			}
 		}
+		return s.clients.Load() == 0
+	})
+}
+
+// ShutdownWhenEmpty ends the server when the last client has left by itself; the
+// console's clients do not count. When ctx ends the rest is cut.
+func (s *Server) ShutdownWhenEmpty(ctx context.Context) error {
+	return s.drain(ctx, func() bool {
+		for _, ses := range s.list() {
+			if ses.welcomed.Load() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// drain stops listening, waits until over says so, and closes.
+func (s *Server) drain(ctx context.Context, over func() bool) error {
+	s.draining.Store(true)
+	s.stopListening()
+	t := time.NewTicker(drainTick)
+	defer t.Stop()
+	for !over() {
 		select {
 		case <-t.C:
 		case <-ctx.Done():

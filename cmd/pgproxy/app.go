@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/admin"
+	"pgproxy/auth"
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/metrics"
+	"pgproxy/monitor"
+	"pgproxy/pool"
+	"pgproxy/proxy"
+	"pgproxy/router"
+)
+
+// app is one running proxy: everything that a configuration asks for, put
+// together.
+type app struct {
+	// Set at construction.
+	log     *slog.Logger
+	level   *slog.LevelVar // nil: the configuration's log_level is not followed
+	router  *router.Router
+	monitor *monitor.Monitor
+	pools   *pool.Set
+	server  *proxy.Server
+	console *admin.Console
+	metrics *metrics.Metrics
+	stop    chan string // the console's SHUTDOWN, with its mode
+
+	reloading sync.Mutex // one reload at a time
+
+	// Guarded by mu.
+	mu    sync.Mutex
+	loads map[string]*atomic.Int64 // leases by server address
+}
+
+// newApp builds a proxy and opens its listeners. On error nothing is left
+// running. It does not wait for servers: clients do, when they need one.
+func newApp(cfg *config.Config, log *slog.Logger, level *slog.LevelVar) (*app, error) {
+	a := &app{log: log, level: level, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1)}
+	a.setLevel(cfg)
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	users, err := loadUsers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	st := &proxy.Settings{
+		Config: cfg, Users: users,
+		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
+	}
+	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
+	a.monitor = monitor.New(cfg, monitor.Options{Log: log, Dial: newDialer, Load: a.load})
+	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: newDialer})
+	a.metrics = metrics.New(metrics.Options{Pools: a.pools, Monitor: a.monitor, Version: fullVersion()})
+	a.server = proxy.New(st, proxy.Options{
+		Log: log, Pools: a.pools, Router: a.router, Topologies: a.monitor, Trace: a.metrics.Trace(),
+	})
+	a.metrics.Observe(a.server)
+	a.console = admin.New(admin.Options{
+		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Version: fullVersion(),
+		Reload: func() error { return a.reload(a.server.Settings().Config.Path) },
+		Shutdown: func(mode string) {
+			select {
+			case a.stop <- mode:
+			default: // it is on its way already
+			}
+		},
+	})
+	a.server.SetConsole(a.console)
+	if err := a.listen(cfg); err != nil {
+		ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+		defer done()
+		return nil, errors.Join(err, a.close(ctx))
+	}
+	return a, nil
+}
+
+// loadUsers reads auth_file. Where nobody is asked for a password it may be
+// missing.
+func loadUsers(cfg *config.Config) (*auth.Userlist, error) {
+	users, err := auth.LoadUserlist(cfg.Proxy.AuthFile)
+	if errors.Is(err, fs.ErrNotExist) && cfg.Proxy.AuthType == config.AuthAny {
+		return auth.ParseUserlist(cfg.Proxy.AuthFile, nil)
+	}
+	return users, err
+}
+
+func (a *app) listen(cfg *config.Config) error {
+	if addr := cfg.Proxy.HTTPListen; addr != "" {
+		if err := a.metrics.Listen(addr); err != nil {
+			return fmt.Errorf("http_listen: %w", err)
+		}
+		a.log.Info("serving metrics and health", "address", a.metrics.Addr().String())
+	}
+	return a.server.Listen()
+}
+
+func (a *app) setLevel(cfg *config.Config) {
+	if a.level == nil {
+		return
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(cfg.Proxy.LogLevel)); err == nil {
+		a.level.Set(l)
+	}
+}
+
+// load returns the counter of a server's leases, which pools count in and the
+// router reads.
+func (a *app) load(addr string) *atomic.Int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.loads[addr]
+	if n == nil {
+		n = new(atomic.Int64)
+		a.loads[addr] = n
+	}
+	return n
+}
+
+// suspect tells the monitor of a server that a pool cannot reach. Pools know
+// databases by the name that clients ask for, the monitor by their entry.
+func (a *app) suspect(database, addr string) {
+	if db, ok := a.server.Settings().Config.Database(database); ok {
+		a.monitor.Suspect(db.Name, addr)
+	}
+}
+
+// newDialer makes what opens server connections for a database.
+func newDialer(cfg *config.Config, db *config.Database) *backend.Dialer {
+	p := &cfg.Proxy
+	return &backend.Dialer{
+		Limits:         backend.Limits{MaxPrepared: p.MaxPreparedStatements, CancelWait: p.CancelWaitTimeout},
+		ConnectTimeout: p.ServerConnectTimeout,
+		Keepalive:      net.KeepAliveConfig{Enable: p.TCPKeepalive, Idle: p.TCPKeepIdle, Interval: p.TCPKeepIntvl},
+		UserTimeout:    p.TCPUserTimeout,
+		ConnectQuery:   db.ConnectQuery,
+		Now:            router.Nanotime,
+	}
+}
+
+// reload reads the file again and takes it over whole, or changes nothing.
+func (a *app) reload(path string) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	cfg, err := config.Load(path)
+	if err != nil {
+		a.log.Error("reload refused: the configuration in force stays", "error", err)
+		return err
+	}
+	old := a.server.Settings()
+	users, err := loadUsers(cfg)
+	if err != nil {
+		a.log.Error("reload refused: the configuration in force stays", "error", err)
+		return err
+	}
+	for _, w := range cfg.Warnings {
+		a.log.Warn("configuration", "warning", w)
+	}
+	for _, k := range needRestart(old.Config, cfg) {
+		a.log.Warn("a changed key needs a restart", "key", k)
+	}
+	a.setLevel(cfg)
+	a.monitor.Apply(cfg)
+	a.server.Apply(&proxy.Settings{
+		Config: cfg, Users: users,
+		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
+	})
+	a.pools.Apply(cfg)
+	a.log.Info("configuration reloaded", "file", path)
+	return nil
+}
+
+// needRestart lists the keys whose change a reload does not apply.
+func needRestart(old, now *config.Config) []string {
+	was, is := old.Values(), now.Values()
+	var out []string
+	for _, k := range config.Keys() {
+		if !k.Changeable && was[k.Name] != is[k.Name] {
+			out = append(out, k.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// close ends everything and waits for it, until ctx ends. Clients are cut.
+func (a *app) close(ctx context.Context) error {
+	err := a.server.Close()
+	a.console.Close()
+	err = errors.Join(err, a.pools.Close(ctx))
+	a.monitor.Close()
+	return errors.Join(err, a.metrics.Close())
+}

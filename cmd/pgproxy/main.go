@@ -1,0 +1,91 @@
+// Command pgproxy is a PostgreSQL proxy: it pools connections, sends reads to
+// replicas and everything else to the primary.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong arguments, or a configuration that cannot be used
+)
+
+// command is one subcommand. run returns the process's exit code.
+type command struct {
+	name, args, help string
+	run              func(args []string, stdout, stderr io.Writer) int
+}
+
+func commands() []command {
+	return []command{
+		{"run", "-config FILE", "serve clients as FILE says", runCommand},
+		{"check", "-config FILE", "say what is wrong or risky in FILE, and compare pool sizes with max_connections", checkCommand},
+		{"route", "[-config FILE] 'SQL'", "say where a statement would go, and why", routeCommand},
+		{"demo", "[-for 20s]", "a throwaway primary, two replicas and pgproxy in front, with live figures", demoCommand},
+		{"version", "", "print the version", versionCommand},
+	}
+}
+
+func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func dispatch(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		usage(stderr)
+		return exitUsage
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(stdout)
+		return exitOK
+	case "-V", "-version", "--version":
+		return versionCommand(nil, stdout, stderr)
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.run(args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "pgproxy: there is no command %q; \"pgproxy help\" lists them\n", args[0])
+	return exitUsage
+}
+
+func usage(w io.Writer) {
+	var b strings.Builder
+	b.WriteString("pgproxy: a PostgreSQL proxy\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  pgproxy %-28s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
+	}
+	b.WriteString("\n\"pgproxy COMMAND -h\" lists the options of a command.\n")
+	_, _ = io.WriteString(w, b.String())
+}
+
+// newFlags makes the flag set of a command.
+func newFlags(name, args string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet("pgproxy "+name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "usage: pgproxy %s %s\n", name, args)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parseFlags parses the arguments of a command; where done is set the command
+// ends with code.
+func parseFlags(fs *flag.FlagSet, args []string) (code int, done bool) {
+	switch err := fs.Parse(args); {
+	case err == nil:
+		return exitOK, false
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK, true
+	}
+	return exitUsage, true
+}
