@@ -1,0 +1,260 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync/atomic"
+
+	"pgproxy/config"
+)
+
+// ErrFailed is wrapped by every refusal of a login. Clients must be told this and
+// nothing else; the text around it is the reason, for the log.
+var ErrFailed = errors.New("password authentication failed")
+
+// Conn is one client's login exchange.
+type Conn interface {
+	// SendAuth writes one AuthenticationXXX message and flushes.
+	SendAuth(code uint32, payload []byte) error
+	// ReadPassword returns the body of the next 'p' message, valid until the
+	// next call. The implementation bounds its length and the time that it takes.
+	ReadPassword() ([]byte, error)
+}
+
+// Identity is who a client has proved to be.
+type Identity struct {
+	User  string
+	Admin bool          // may use the whole console
+	Stats bool          // may use SHOW on the console; every Admin may
+	Plain config.Secret // cleartext password if it was learned or configured, for the login to servers; else ""
+
+	claimed bool // User is no more than what the client says (auth_type any)
+}
+
+// Authenticator checks logins by one configuration.
+type Authenticator struct {
+	// set at construction
+	method   config.AuthType
+	accounts map[string]*account
+	admins   []string
+	stats    []string
+	usual    usual
+	*process
+}
+
+// process is what all authenticators that were made by Reload share.
+type process struct {
+	key   []byte        // of everything that is made up for unknown users
+	slots chan struct{} // holds one token for each PBKDF2 that runs
+}
+
+// account is one user of the userlist.
+type account struct {
+	*entry
+	derived atomic.Pointer[Verifier] // from a plain secret, when first needed
+}
+
+// usual is what most users of the userlist have, so that unknown ones seem to
+// have it too.
+type usual struct {
+	kind  kind
+	scram shape // in SCRAM exchanges
+	slow  shape // of the secrets that are SCRAM verifiers; zero: there is none
+}
+
+// shape is what a client sees of a verifier.
+type shape struct{ iterations, saltLen int }
+
+// New makes an Authenticator; it does not change later. u may be nil.
+func New(t config.AuthType, u *Userlist, admins, stats []string) *Authenticator {
+	p := &process{key: make([]byte, sha256.Size), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	_, _ = rand.Read(p.key) // never fails, see crypto/rand
+	return p.authenticator(t, u, admins, stats)
+}
+
+// Reload is New for a changed configuration: it keeps what was derived from
+// secrets that are still the same, and what unknown users are shown. a remains
+// usable.
+func (a *Authenticator) Reload(t config.AuthType, u *Userlist, admins, stats []string) *Authenticator {
+	b := a.authenticator(t, u, admins, stats)
+	for user, now := range b.accounts {
+		if before := a.accounts[user]; before != nil && sameSecret(before.secret, now.secret) {
+			b.accounts[user] = before
+		}
+	}
+	return b
+}
+
+func (p *process) authenticator(t config.AuthType, u *Userlist, admins, stats []string) *Authenticator {
+	a := &Authenticator{
+		method: t, admins: slices.Clone(admins), stats: slices.Clone(stats), process: p,
+		accounts: make(map[string]*account), usual: usualOf(u),
+	}
+	if u != nil {
+		for user, e := range u.users {
+			a.accounts[user] = &account{entry: e}
+		}
+	}
+	return a
+}
+
+// Format prints a name, whatever the verb.
+func (a *Authenticator) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("authenticator")) }
+
+// Authenticate leads a client through its login, without the closing
+// AuthenticationOk. The database has no part in it.
+//
+// A login that is refused gives an error that wraps ErrFailed, a message that is
+// no password message a *wire.Error, and errors of c come back as they are. The
+// end of ctx ends the wait for a processor, not one for the client: that is up to
+// c.
+func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string) (Identity, error) {
+	id := Identity{
+		User:  user,
+		Admin: slices.Contains(a.admins, user),
+	}
+	id.Stats = id.Admin || slices.Contains(a.stats, user)
+
+	acc := a.accounts[user]
+	l := &login{auth: a, acc: acc, conn: c, user: user}
+	var err error
+	switch a.method {
+	case config.AuthAny:
+		id.claimed = true // and the secret of whom it names is not for it
+		return id, nil
+	case config.AuthTrust:
+		if acc == nil {
+			err = l.failed()
+		}
+	case config.AuthPlain:
+		id.Plain, err = l.plain(ctx)
+	case config.AuthMD5:
+		err = l.md5(ctx)
+	case config.AuthSCRAM:
+		err = l.scram(ctx)
+	default:
+		err = fmt.Errorf("%w: auth_type %v is not served", ErrFailed, a.method)
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if acc != nil && acc.kind == kindPlain {
+		id.Plain = acc.secret
+	}
+	return id, nil
+}
+
+// usualOf counts what the users of a userlist have. Equal counts go to the
+// greater, so that the result depends on the userlist alone.
+func usualOf(u *Userlist) usual {
+	kinds, shapes, slow := make(map[kind]int), make(map[shape]int), make(map[shape]int)
+	if u != nil {
+		for _, e := range u.users {
+			kinds[e.kind]++
+			s := shape{defaultIterations, defaultSaltLen}
+			switch e.kind {
+			case kindSCRAM:
+				s = shape{e.verifier.iterations, len(e.verifier.salt)}
+				slow[s]++
+				shapes[s]++
+			case kindPlain:
+				shapes[s]++
+			}
+		}
+	}
+	delete(kinds, kindNone)
+	if len(shapes) == 0 {
+		shapes[shape{defaultIterations, defaultSaltLen}] = 1
+	}
+	return usual{
+		kind:  mostOf(kinds, func(x, y kind) bool { return x > y }),
+		scram: mostOf(shapes, shape.greater),
+		slow:  mostOf(slow, shape.greater),
+	}
+}
+
+func (s shape) greater(t shape) bool {
+	return s.iterations > t.iterations || s.iterations == t.iterations && s.saltLen > t.saltLen
+}
+
+// mostOf returns the key with the greatest count, or zero.
+func mostOf[K comparable](counts map[K]int, greater func(x, y K) bool) (best K) {
+	for k, n := range counts {
+		if m := counts[best]; n > m || n == m && greater(k, best) {
+			best = k
+		}
+	}
+	return best
+}
+
+// slot waits until the process may run one more PBKDF2; what follows gives it
+// back by receiving from p.slots.
+func (p *process) slot(ctx context.Context) error {
+	if ctx.Err() == nil {
+		select {
+		case p.slots <- struct{}{}:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return fmt.Errorf("waiting for a processor to check a password: %w", context.Cause(ctx))
+}
+
+// derive is the function derive, in a slot.
+func (p *process) derive(ctx context.Context, password string, salt []byte, iterations int) (Verifier, error) {
+	if err := p.slot(ctx); err != nil {
+		return Verifier{}, err
+	}
+	defer func() { <-p.slots }()
+	return derive(password, salt, iterations)
+}
+
+// derived returns the verifier of a user with a plain secret. Its salt is the one
+// that the user would be shown if it were unknown: it can be told before the
+// derivation, and stays the same. Only the first proof of a user costs the
+// derivation, which is to be seen in the time of the answer.
+func (p *process) derived(ctx context.Context, user string, acc *account) (Verifier, error) {
+	if v := acc.derived.Load(); v != nil {
+		return *v, nil
+	}
+	if err := p.slot(ctx); err != nil {
+		return Verifier{}, err
+	}
+	defer func() { <-p.slots }()
+	if v := acc.derived.Load(); v != nil {
+		return *v, nil // of a login that had the slot before
+	}
+	v, err := derive(acc.secret.Reveal(), p.salt(user, defaultSaltLen), defaultIterations)
+	if err == nil {
+		acc.derived.Store(&v)
+	}
+	return v, err
+}
+
+// salt makes up a salt that is always the same for a name.
+func (p *process) salt(user string, n int) []byte {
+	out := make([]byte, 0, n+sha256.Size)
+	for i := byte(0); len(out) < n; i++ {
+		block := mac(p.key, "salt", string(i), user)
+		out = append(out, block[:]...)
+	}
+	return out[:n:n]
+}
+
+// mock makes up a verifier that no password fits.
+func (p *process) mock(user string, s shape) Verifier {
+	return Verifier{
+		salt: p.salt(user, s.saltLen), iterations: s.iterations,
+		stored: mac(p.key, "stored", user), server: mac(p.key, "server", user),
+	}
+}
+
+func sameSecret(a, b config.Secret) bool {
+	return subtle.ConstantTimeCompare([]byte(a.Reveal()), []byte(b.Reveal())) == 1
+}

@@ -1,0 +1,216 @@
+package auth
+
+import (
+	"context"
+	"crypto/md5"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"pgproxy/config"
+	"pgproxy/wire"
+)
+
+// login is one client's way through Authenticate. A user without a usable secret
+// goes the same way as the others to the same end.
+type login struct {
+	auth *Authenticator
+	acc  *account // nil: unknown
+	conn Conn
+	user string
+}
+
+// has tells whether the user is known, with a secret of that kind.
+func (l *login) has(k kind) bool { return l.acc != nil && l.acc.kind == k }
+
+// failed is the refusal, with the reason as far as the account tells it.
+func (l *login) failed() error {
+	switch {
+	case l.acc == nil:
+		return fmt.Errorf("%w: user %q is not in the auth_file", ErrFailed, l.user)
+	case l.acc.kind == kindNone:
+		return fmt.Errorf("%w: user %q has an empty secret in the auth_file, which no password fits", ErrFailed, l.user)
+	case l.acc.kind == kindMD5 && l.auth.method == config.AuthSCRAM:
+		return fmt.Errorf("%w: user %q has an md5 secret in the auth_file, which auth_type scram-sha-256 cannot use: "+
+			"want a SCRAM-SHA-256 or a plain one", ErrFailed, l.user)
+	}
+	return fmt.Errorf("%w: wrong password for user %q", ErrFailed, l.user)
+}
+
+// plain asks for the password itself and returns it.
+func (l *login) plain(ctx context.Context) (config.Secret, error) {
+	given, err := l.ask(wire.AuthCleartextPassword, nil)
+	if err != nil {
+		return "", err
+	}
+	var right bool
+	switch {
+	case l.has(kindPlain):
+		a, b := mac(l.auth.key, given), mac(l.auth.key, l.acc.secret.Reveal())
+		right = subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	case l.has(kindMD5):
+		right = equal(md5Hex(given, l.user), l.acc.secret.Reveal()[len("md5"):])
+	case l.has(kindSCRAM):
+		v, err := l.auth.derive(ctx, given, l.acc.verifier.salt, l.acc.verifier.iterations)
+		if err != nil {
+			return "", err
+		}
+		right = v.equal(l.acc.verifier)
+	}
+	if right {
+		return config.Secret(given), nil
+	}
+	if s := l.auth.usual.slow; s.iterations > 0 && !l.has(kindSCRAM) {
+		// Others take long to refuse; this one must not be quicker.
+		if _, err := l.auth.derive(ctx, given, l.auth.salt(l.user, s.saltLen), s.iterations); err != nil {
+			return "", err
+		}
+	}
+	return "", l.failed()
+}
+
+// md5 asks for a hash of the password, or goes over to SCRAM where the secret is
+// a verifier.
+func (l *login) md5(ctx context.Context) error {
+	hash, known := "", true
+	switch {
+	case l.has(kindSCRAM):
+		return l.scram(ctx)
+	case l.has(kindPlain):
+		hash = md5Hex(l.acc.secret.Reveal(), l.user)
+	case l.has(kindMD5):
+		hash = l.acc.secret.Reveal()[len("md5"):]
+	case l.auth.usual.kind == kindSCRAM:
+		return l.scram(ctx)
+	default:
+		known = false
+		hash = md5Hex(hex.EncodeToString(l.auth.key), l.user)
+	}
+	var salt [4]byte
+	_, _ = rand.Read(salt[:]) // never fails, see crypto/rand
+	given, err := l.ask(wire.AuthMD5Password, salt[:])
+	if err != nil {
+		return err
+	}
+	if !equal(given, "md5"+md5Hex(hash, string(salt[:]))) || !known {
+		return l.failed()
+	}
+	return nil
+}
+
+// ask sends a request and returns the password in the answer, which is not empty.
+func (l *login) ask(code wire.AuthCode, payload []byte) (string, error) {
+	if err := l.conn.SendAuth(uint32(code), payload); err != nil {
+		return "", err
+	}
+	body, err := l.conn.ReadPassword()
+	if err != nil {
+		return "", err
+	}
+	p, rest, ok := wire.String(body)
+	if !ok || len(rest) != 0 {
+		return "", wire.Fatalf(wire.CodeProtocolViolation, "invalid password packet size")
+	}
+	if len(p) == 0 {
+		return "", fmt.Errorf("%w: empty password for user %q", ErrFailed, l.user)
+	}
+	return string(p), nil
+}
+
+// scram leads through SASL with SCRAM-SHA-256, the one mechanism.
+func (l *login) scram(ctx context.Context) error {
+	v, known := l.auth.mock(l.user, l.auth.usual.scram), true
+	switch {
+	case l.has(kindSCRAM):
+		v = l.acc.verifier
+	case l.has(kindPlain):
+		v.salt, v.iterations = l.auth.salt(l.user, defaultSaltLen), defaultIterations
+	default:
+		known = false
+	}
+	var part [18]byte // as in PostgreSQL, 24 characters of base64
+	_, _ = rand.Read(part[:])
+	s := scramServer{salt: v.salt, iterations: v.iterations, serverPart: base64.StdEncoding.EncodeToString(part[:])}
+
+	msg, err := l.clientFirst()
+	if err != nil {
+		return err
+	}
+	reply, err := s.first(msg)
+	if err != nil {
+		return fmt.Errorf("%w: user %q: %w", ErrFailed, l.user, err)
+	}
+	if err := l.conn.SendAuth(uint32(wire.AuthSASLContinue), []byte(reply)); err != nil {
+		return err
+	}
+	if msg, err = l.sasl(); err != nil {
+		return err
+	}
+	authMessage, proof, err := s.final(msg)
+	if err != nil {
+		return fmt.Errorf("%w: user %q: %w", ErrFailed, l.user, err)
+	}
+	if l.has(kindPlain) {
+		if v, err = l.auth.derived(ctx, l.user, l.acc); err != nil {
+			return err
+		}
+	}
+	if !v.proves(authMessage, proof) || !known {
+		return l.failed()
+	}
+	signature := "v=" + base64.StdEncoding.EncodeToString(v.signature(authMessage))
+	return l.conn.SendAuth(uint32(wire.AuthSASLFinal), []byte(signature))
+}
+
+// clientFirst offers the mechanism and returns the client-first-message, which a
+// client may send with its choice or when asked again.
+func (l *login) clientFirst() (string, error) {
+	if err := l.conn.SendAuth(uint32(wire.AuthSASL), []byte(scramMechanism+"\x00\x00")); err != nil {
+		return "", err
+	}
+	body, err := l.conn.ReadPassword()
+	if err != nil {
+		return "", err
+	}
+	mechanism, rest, ok := wire.String(body)
+	if !ok || len(rest) < 4 {
+		return "", wire.Fatalf(wire.CodeProtocolViolation, "invalid SASLInitialResponse message")
+	}
+	if string(mechanism) != scramMechanism {
+		return "", wire.Fatalf(wire.CodeProtocolViolation, "client selected an invalid SASL authentication mechanism")
+	}
+	n, data := int32(binary.BigEndian.Uint32(rest)), rest[4:]
+	if n == -1 && len(data) == 0 {
+		if err := l.conn.SendAuth(uint32(wire.AuthSASLContinue), nil); err != nil {
+			return "", err
+		}
+		return l.sasl()
+	}
+	if n < 0 || int(n) != len(data) {
+		return "", wire.Fatalf(wire.CodeProtocolViolation, "invalid SASLInitialResponse message")
+	}
+	return string(data[:min(len(data), maxSASL+1)]), nil // too long is for first to say
+}
+
+// sasl returns the body of a SASLResponse.
+func (l *login) sasl() (string, error) {
+	body, err := l.conn.ReadPassword()
+	if err != nil {
+		return "", err
+	}
+	return string(body[:min(len(body), maxSASL+1)]), nil
+}
+
+// md5Hex is the MD5 hash of two texts in hex.
+func md5Hex(a, b string) string {
+	h := md5.Sum([]byte(a + b))
+	return hex.EncodeToString(h[:])
+}
+
+// equal compares in constant time where the lengths are equal.
+func equal(a, b string) bool {
+	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
+}
