@@ -1,0 +1,132 @@
+package admin
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"pgproxy/config"
+	"pgproxy/monitor"
+)
+
+var healthColumns = columns("ssisssqsqisisssqqs",
+	"database", "host", "port", "role", "role_from", "state", "lag_us", "lsn", "lag_bytes", "weight", "groups", "leases",
+	"changed", "checked", "since_check", "checks", "failures", "last_error")
+
+// showHelp answers with a notice, as PgBouncer does.
+func showHelp(c *call) error {
+	var b strings.Builder
+	for _, l := range []string{
+		"SHOW HELP|CONFIG|DATABASES|POOLS|POOLS_SERVERS|CLIENTS|SERVERS|USERS|VERSION",
+		"SHOW SERVERS_HEALTH|PINS",
+		"SHOW PEERS|PEER_POOLS",
+		"SHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
+		"SHOW DNS_HOSTS|DNS_ZONES",
+		"SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS",
+		"RELOAD",
+		"PAUSE [<db>]",
+		"RESUME [<db>]",
+		"DISABLE <db>",
+		"ENABLE <db>",
+		"RECONNECT [<db>]",
+		"KILL [<db>]",
+		"KILL_CLIENT <client_id>",
+		"SHUTDOWN",
+		"SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
+		"WAIT_CLOSE [<db>]",
+	} {
+		b.WriteString("\n\t" + l)
+	}
+	c.notice("Console usage").Detail = b.String()
+	return nil
+}
+
+// showVersion begins as PgBouncer's does, which is what programs look for.
+func showVersion(c *call) []row {
+	v := "PgBouncer " + pgbouncer
+	if own := c.console.opt.Version; own != "" {
+		v += " (pgproxy " + own + ")"
+	}
+	return []row{{v}}
+}
+
+func showConfig(c *call) []row {
+	values := c.config().Values()
+	var out []row
+	for _, k := range config.Keys() {
+		out = append(out, row{k.Name, values[k.Name], k.Default, yesNo(k.Changeable)})
+	}
+	return out
+}
+
+func showState(c *call) []row {
+	paused := c.console.opt.Pools.Paused("")
+	return []row{{"active", yesNo(!paused)}, {"paused", yesNo(paused)}, {"suspended", yesNo(false)}}
+}
+
+func showLists(c *call) []row {
+	used, login, servers := len(c.console.list()), -len(c.console.list()), 0
+	for _, s := range c.console.opt.Server.Sessions() {
+		if s.User == "" {
+			login++ // the console's clients are among them
+		} else {
+			used++
+		}
+	}
+	for _, st := range c.console.opt.Pools.Stats() {
+		servers += st.Servers()
+	}
+	return []row{
+		{"databases", len(showDatabases(c))},
+		{"users", len(c.users())},
+		{"peers", 0},
+		{"pools", len(c.pools())},
+		{"peer_pools", 0},
+		{"free_clients", 0},
+		{"used_clients", used},
+		{"login_clients", max(login, 0)},
+		{"free_servers", 0},
+		{"used_servers", servers},
+		{"dns_names", 0},
+		{"dns_zones", 0},
+		{"dns_queries", 0},
+		{"dns_pending", 0},
+	}
+}
+
+// showServersHealth shows what the monitor knows of each server.
+func showServersHealth(c *call) []row {
+	list := slices.Clone(c.console.status())
+	slices.SortStableFunc(list, func(a, b monitor.Status) int { return cmp.Compare(a.Database, b.Database) })
+	now := time.Now()
+	var out []row
+	for i := range list {
+		s := &list[i]
+		from, state, since := "server", "down", any(nil)
+		if s.Fixed {
+			from = "configuration"
+		}
+		if s.Up {
+			state = "up"
+		}
+		if !s.Checked.IsZero() {
+			since = now.Sub(s.Checked).Round(time.Millisecond).String()
+		}
+		out = append(out, row{
+			s.Database, s.Host, s.Port, s.Role.String(), from, state, int64(s.Lag / time.Microsecond), lsn(s.LSN), s.LagBytes,
+			s.Weight, strings.Join(s.Groups, ","), s.Load, stamp(s.Changed), stamp(s.Checked), since, s.Checks, s.Failures,
+			optional(s.LastError),
+		})
+	}
+	return out
+}
+
+// lsn writes a WAL position as pg_lsn does.
+func lsn(n uint64) any {
+	if n == 0 {
+		return nil
+	}
+	return fmt.Sprintf("%X/%X", n>>32, uint32(n))
+}

@@ -1,0 +1,163 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+)
+
+// The words of each setting stand at the index of their value; the zero value is
+// the default.
+
+// AuthType says how clients prove who they are.
+type AuthType uint8
+
+// The ways to log in.
+const (
+	AuthSCRAM AuthType = iota // SCRAM-SHA-256
+	AuthMD5                   // MD5, or SCRAM for users whose secret is one
+	AuthPlain                 // cleartext password
+	AuthTrust                 // the user must be known, nothing is asked
+	AuthAny                   // nothing is asked; databases need a login of their own
+)
+
+var authTypes = []string{"scram-sha-256", "md5", "plain", "trust", "any"}
+
+// String is the word of the file.
+func (v AuthType) String() string { return word(authTypes, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *AuthType) UnmarshalText(p []byte) error { return setWord(v, authTypes, p) }
+
+// PoolMode says when a server connection goes back to its pool.
+type PoolMode uint8
+
+// The pool modes.
+const (
+	PoolInherit     PoolMode = iota // in User only: as the database has it
+	PoolTransaction                 // after each transaction
+	PoolSession                     // when the client leaves
+	PoolStatement                   // after each statement; transactions are refused
+)
+
+var poolModes = []string{"", "transaction", "session", "statement"}
+
+// String is the word of the file, or "" for PoolInherit.
+func (v PoolMode) String() string { return word(poolModes, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *PoolMode) UnmarshalText(p []byte) error { return setWord(v, poolModes, p) }
+
+// SplitMode says which statements may leave the primary.
+type SplitMode uint8
+
+// The ways to split reads from writes.
+const (
+	SplitAuto   SplitMode = iota // all that are proved to be reads
+	SplitOff                     // none
+	SplitHinted                  // those with a hint
+)
+
+var splitModes = []string{"auto", "off", "hinted"}
+
+// String is the word of the file.
+func (v SplitMode) String() string { return word(splitModes, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *SplitMode) UnmarshalText(p []byte) error { return setWord(v, splitModes, p) }
+
+// Consistency says what a read on a replica must have seen.
+type Consistency uint8
+
+// The levels of consistency.
+const (
+	ConsistencySession  Consistency = iota // the session's own writes
+	ConsistencyEventual                    // nothing but the limit on lag
+	ConsistencyGlobal                      // all writes acknowledged through this proxy
+)
+
+var consistencies = []string{"session", "eventual", "global"}
+
+// String is the word of the file.
+func (v Consistency) String() string { return word(consistencies, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *Consistency) UnmarshalText(p []byte) error { return setWord(v, consistencies, p) }
+
+// PrimaryReads says when the primary serves reads that a replica could.
+type PrimaryReads uint8
+
+// When the primary serves reads.
+const (
+	PrimaryReadsFallback PrimaryReads = iota // when no replica may
+	PrimaryReadsNever
+	PrimaryReadsShare // as one of the replicas
+)
+
+var primaryReads = []string{"fallback", "never", "share"}
+
+// String is the word of the file.
+func (v PrimaryReads) String() string { return word(primaryReads, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *PrimaryReads) UnmarshalText(p []byte) error { return setWord(v, primaryReads, p) }
+
+// LoadBalance says how one of several servers is chosen.
+type LoadBalance uint8
+
+// The ways to choose a server.
+const (
+	LoadBalanceLeastConn LoadBalance = iota
+	LoadBalanceRoundRobin
+	LoadBalanceRandom
+)
+
+var loadBalances = []string{"least_conn", "round_robin", "random"}
+
+// String is the word of the file.
+func (v LoadBalance) String() string { return word(loadBalances, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *LoadBalance) UnmarshalText(p []byte) error { return setWord(v, loadBalances, p) }
+
+// ServerRole is what the file says about a server.
+type ServerRole uint8
+
+// The roles of a server.
+const (
+	RoleAuto    ServerRole = iota // whatever it says itself
+	RolePrimary                   // fixed
+	RoleReplica                   // fixed
+)
+
+var serverRoles = []string{"auto", "primary", "replica"}
+
+// String is the word of the file.
+func (v ServerRole) String() string { return word(serverRoles, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *ServerRole) UnmarshalText(p []byte) error { return setWord(v, serverRoles, p) }
+
+// notYet are words of PgBouncer's auth_type; a clear answer is better than
+// "unknown".
+var notYet = map[string]string{
+	"cert": "client certificates", "hba": "auth_hba_file", "pam": "PAM", "ldap": "LDAP",
+}
+
+func word[T ~uint8](words []string, v T) string {
+	if int(v) < len(words) {
+		return words[v]
+	}
+	return fmt.Sprintf("%T(%d)", v, uint8(v))
+}
+
+func setWord[T ~uint8](v *T, words []string, p []byte) error {
+	given := string(p)
+	if i := slices.Index(words, given); i >= 0 && given != "" {
+		*v = T(i)
+		return nil
+	}
+	if what, ok := notYet[given]; ok && &words[0] == &authTypes[0] {
+		return fmt.Errorf("%q is not supported: this version does not know %s; want %s", given, what, quoteAll(words))
+	}
+	return oneOf(words...)(given)
+}

@@ -1,0 +1,178 @@
+package config
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Key describes one key of [proxy].
+type Key struct {
+	Name       string
+	Default    string // as Values shows it
+	Changeable bool   // RELOAD applies a change; otherwise a restart is needed
+}
+
+// Keys lists the keys of [proxy] in alphabetical order.
+func Keys() []Key {
+	def := defaultProxy()
+	keys := make([]Key, 0, len(proxyKeys))
+	for _, k := range proxyKeys {
+		keys = append(keys, Key{Name: k.name, Default: k.show(&def), Changeable: !k.restart})
+	}
+	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
+	return keys
+}
+
+// Values are the values of [proxy] by key, written as in the file, but lists with
+// commas. Of a secret only its existence shows.
+func (c *Config) Values() map[string]string {
+	m := make(map[string]string, len(proxyKeys))
+	for _, k := range proxyKeys {
+		m[k.name] = k.show(&c.Proxy)
+	}
+	return m
+}
+
+// Longest durations: what is larger is a typing error, not a plan.
+const (
+	year = 365 * 24 * time.Hour
+	day  = 24 * time.Hour
+)
+
+func defaultProxy() Proxy {
+	return Proxy{
+		ListenAddr: []string{"127.0.0.1"}, ListenPort: 6432, HTTPListen: "127.0.0.1:9632",
+		AuthFile: "userlist.txt", ClientLoginTimeout: 60 * time.Second,
+		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, QueryWaitTimeout: 120 * time.Second,
+		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
+		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
+		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond,
+		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second,
+		MaxPacketSize: 1<<31 - 1, MaxQueryParseSize: 1 << 20,
+		TCPKeepalive: true, TCPKeepIdle: 30 * time.Second, TCPKeepIntvl: 10 * time.Second, TCPUserTimeout: 30 * time.Second,
+		LogConnections: true, LogDisconnections: true, LogPoolerErrors: true, LogLevel: "info", StatsPeriod: 60 * time.Second,
+	}
+}
+
+// proxyKeys are the keys of [proxy].
+var proxyKeys = []key[Proxy]{
+	restart(list("listen_addr", func(p *Proxy) *[]string { return &p.ListenAddr }, listenAddr)),
+	restart(number("listen_port", func(p *Proxy) *int { return &p.ListenPort }, 0, 65535)),
+	restart(text("unix_socket_dir", func(p *Proxy) *string { return &p.UnixSocketDir }, oneLine)),
+	restart(text("http_listen", func(p *Proxy) *string { return &p.HTTPListen }, hostPort)),
+
+	enum("auth_type", func(p *Proxy) *AuthType { return &p.AuthType }),
+	text("auth_file", func(p *Proxy) *string { return &p.AuthFile }, oneLine),
+	list("admin_users", func(p *Proxy) *[]string { return &p.AdminUsers }, name),
+	list("stats_users", func(p *Proxy) *[]string { return &p.StatsUsers }, name),
+	duration("client_login_timeout", func(p *Proxy) *time.Duration { return &p.ClientLoginTimeout }, 0, day),
+	list("ignore_startup_parameters", func(p *Proxy) *[]string { return &p.IgnoreStartupParameters }, name),
+
+	enum("pool_mode", func(p *Proxy) *PoolMode { return &p.PoolMode }),
+	number("default_pool_size", func(p *Proxy) *int { return &p.DefaultPoolSize }, 1, maxConns),
+	number("min_pool_size", func(p *Proxy) *int { return &p.MinPoolSize }, 0, maxConns),
+	number("max_client_conn", func(p *Proxy) *int { return &p.MaxClientConn }, 1, maxConns),
+	number("max_db_connections", func(p *Proxy) *int { return &p.MaxDBConnections }, 0, maxConns),
+	number("max_user_connections", func(p *Proxy) *int { return &p.MaxUserConnections }, 0, maxConns),
+	duration("query_wait_timeout", func(p *Proxy) *time.Duration { return &p.QueryWaitTimeout }, 0, year),
+
+	duration("server_idle_timeout", func(p *Proxy) *time.Duration { return &p.ServerIdleTimeout }, 0, year),
+	duration("server_lifetime", func(p *Proxy) *time.Duration { return &p.ServerLifetime }, 0, year),
+	duration("server_check_delay", func(p *Proxy) *time.Duration { return &p.ServerCheckDelay }, 0, year),
+	checkQuery(text("server_check_query", func(p *Proxy) *string { return &p.ServerCheckQuery }, statement)),
+	duration("server_connect_timeout", func(p *Proxy) *time.Duration { return &p.ServerConnectTimeout }, 0, day),
+	duration("server_login_retry", func(p *Proxy) *time.Duration { return &p.ServerLoginRetry }, 0, day),
+	text("server_reset_query", func(p *Proxy) *string { return &p.ServerResetQuery }, statement),
+	number("max_prepared_statements", func(p *Proxy) *int { return &p.MaxPreparedStatements }, 0, 1_000_000),
+
+	duration("server_check_interval", func(p *Proxy) *time.Duration { return &p.ServerCheckInterval }, 10*time.Millisecond, day),
+	duration("lsn_interval", func(p *Proxy) *time.Duration { return &p.LSNInterval }, time.Millisecond, day),
+	text("monitor_user", func(p *Proxy) *string { return &p.MonitorUser }, nameOrNone),
+	secret("monitor_password", func(p *Proxy) *Secret { return &p.MonitorPassword }),
+
+	duration("client_idle_timeout", func(p *Proxy) *time.Duration { return &p.ClientIdleTimeout }, 0, year),
+	duration("idle_transaction_timeout", func(p *Proxy) *time.Duration { return &p.IdleTransactionTimeout }, 0, year),
+	duration("query_timeout", func(p *Proxy) *time.Duration { return &p.QueryTimeout }, 0, year),
+	duration("cancel_wait_timeout", func(p *Proxy) *time.Duration { return &p.CancelWaitTimeout }, time.Millisecond, day),
+	duration("shutdown_timeout", func(p *Proxy) *time.Duration { return &p.ShutdownTimeout }, 0, day),
+	number("max_packet_size", func(p *Proxy) *int64 { return &p.MaxPacketSize }, 1<<10, 1<<31-1),
+	number("max_query_parse_size", func(p *Proxy) *int { return &p.MaxQueryParseSize }, 0, 64<<20),
+
+	boolean("tcp_keepalive", func(p *Proxy) *bool { return &p.TCPKeepalive }),
+	duration("tcp_keepidle", func(p *Proxy) *time.Duration { return &p.TCPKeepIdle }, 0, day),
+	duration("tcp_keepintvl", func(p *Proxy) *time.Duration { return &p.TCPKeepIntvl }, 0, day),
+	duration("tcp_user_timeout", func(p *Proxy) *time.Duration { return &p.TCPUserTimeout }, 0, day),
+
+	boolean("log_connections", func(p *Proxy) *bool { return &p.LogConnections }),
+	boolean("log_disconnections", func(p *Proxy) *bool { return &p.LogDisconnections }),
+	boolean("log_pooler_errors", func(p *Proxy) *bool { return &p.LogPoolerErrors }),
+	text("log_level", func(p *Proxy) *string { return &p.LogLevel }, oneOf("debug", "info", "warn", "error")),
+	duration("stats_period", func(p *Proxy) *time.Duration { return &p.StatsPeriod }, time.Second, day),
+	boolean("application_name_add_host", func(p *Proxy) *bool { return &p.ApplicationNameAddHost }),
+}
+
+// maxConns bounds every count of connections.
+const maxConns = 1_000_000
+
+// databaseEntry is [databases.NAME] as it is written.
+type databaseEntry struct {
+	Database
+	Host         string
+	Port         int
+	PasswordFile string
+}
+
+func defaultDatabase(p *Proxy) databaseEntry {
+	return databaseEntry{
+		Port: 5432,
+		Database: Database{
+			PoolMode: p.PoolMode, PoolSize: p.DefaultPoolSize, MinPoolSize: p.MinPoolSize,
+			MaxDBConnections: p.MaxDBConnections, QueryWaitTimeout: p.QueryWaitTimeout,
+			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword,
+			MaxReplicaLag: 10 * time.Second, FailoverTimeout: 30 * time.Second,
+		},
+	}
+}
+
+// databaseKeys are the keys of [databases.NAME]; servers is read apart.
+var databaseKeys = []key[databaseEntry]{
+	text("dbname", func(d *databaseEntry) *string { return &d.DBName }, name),
+	text("host", func(d *databaseEntry) *string { return &d.Host }, host),
+	number("port", func(d *databaseEntry) *int { return &d.Port }, 1, 65535),
+	text("user", func(d *databaseEntry) *string { return &d.User }, name),
+	secret("password", func(d *databaseEntry) *Secret { return &d.Password }),
+	text("password_file", func(d *databaseEntry) *string { return &d.PasswordFile }, oneLine),
+	text("monitor_user", func(d *databaseEntry) *string { return &d.MonitorUser }, name),
+	secret("monitor_password", func(d *databaseEntry) *Secret { return &d.MonitorPassword }),
+	text("connect_query", func(d *databaseEntry) *string { return &d.ConnectQuery }, statement),
+	enum("pool_mode", func(d *databaseEntry) *PoolMode { return &d.PoolMode }),
+	number("pool_size", func(d *databaseEntry) *int { return &d.PoolSize }, 1, maxConns),
+	number("min_pool_size", func(d *databaseEntry) *int { return &d.MinPoolSize }, 0, maxConns),
+	number("max_db_connections", func(d *databaseEntry) *int { return &d.MaxDBConnections }, 0, maxConns),
+	duration("query_wait_timeout", func(d *databaseEntry) *time.Duration { return &d.QueryWaitTimeout }, 0, year),
+	enum("read_write_split", func(d *databaseEntry) *SplitMode { return &d.ReadWriteSplit }),
+	enum("consistency", func(d *databaseEntry) *Consistency { return &d.Consistency }),
+	duration("max_replica_lag", func(d *databaseEntry) *time.Duration { return &d.MaxReplicaLag }, time.Millisecond, year),
+	enum("primary_reads", func(d *databaseEntry) *PrimaryReads { return &d.PrimaryReads }),
+	enum("load_balance", func(d *databaseEntry) *LoadBalance { return &d.LoadBalance }),
+	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
+}
+
+func defaultServer() Server { return Server{Port: 5432, Weight: 1} }
+
+// serverKeys are the keys of one entry of servers.
+var serverKeys = []key[Server]{
+	text("host", func(s *Server) *string { return &s.Host }, host),
+	number("port", func(s *Server) *int { return &s.Port }, 1, 65535),
+	enum("role", func(s *Server) *ServerRole { return &s.Role }),
+	number("weight", func(s *Server) *int { return &s.Weight }, 1, 1000),
+	list("groups", func(s *Server) *[]string { return &s.Groups }, group),
+}
+
+// userKeys are the keys of [users.NAME].
+var userKeys = []key[User]{
+	number("pool_size", func(u *User) *int { return &u.PoolSize }, 0, maxConns),
+	enum("pool_mode", func(u *User) *PoolMode { return &u.PoolMode }),
+	number("max_user_connections", func(u *User) *int { return &u.MaxUserConnections }, 0, maxConns),
+}

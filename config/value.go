@@ -1,0 +1,417 @@
+package config
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// key is one key of a section that is decoded into a T. Errors of set say what
+// would be right and do not repeat a secret.
+type key[T any] struct {
+	name    string
+	restart bool
+	secret  bool
+	set     func(dst *T, v any) error
+	show    func(src *T) string
+}
+
+// restart marks a key whose change needs a restart.
+func restart[T any](k key[T]) key[T] {
+	k.restart = true
+	return k
+}
+
+func boolean[T any](name string, field func(*T) *bool) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			b, ok := v.(bool)
+			if !ok {
+				return fmt.Errorf("want true or false, found %s", describe(v))
+			}
+			*field(dst) = b
+			return nil
+		},
+		show: func(src *T) string { return strconv.FormatBool(*field(src)) },
+	}
+}
+
+func number[T any, N int | int64](name string, field func(*T) *N, least, most int64) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			n, ok := v.(int64)
+			if !ok {
+				return fmt.Errorf("want an integer from %d to %d, found %s", least, most, describe(v))
+			}
+			if n < least || n > most {
+				return fmt.Errorf("%d is out of range: want an integer from %d to %d", n, least, most)
+			}
+			*field(dst) = N(n)
+			return nil
+		},
+		show: func(src *T) string { return strconv.FormatInt(int64(*field(src)), 10) },
+	}
+}
+
+func duration[T any](name string, field func(*T) *time.Duration, least, most time.Duration) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			d, err := readDuration(v)
+			if err != nil {
+				return err
+			}
+			if d < least || d > most {
+				return fmt.Errorf("%s is out of range: want %s to %s", showDuration(d), showDuration(least), showDuration(most))
+			}
+			*field(dst) = d
+			return nil
+		},
+		show: func(src *T) string { return showDuration(*field(src)) },
+	}
+}
+
+func text[T any](name string, field func(*T) *string, check func(string) error) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return fmt.Errorf("want a string, found %s", describe(v))
+			}
+			if err := check(s); err != nil {
+				return err
+			}
+			*field(dst) = s
+			return nil
+		},
+		show: func(src *T) string { return *field(src) },
+	}
+}
+
+func secret[T any](name string, field func(*T) *Secret) key[T] {
+	return key[T]{
+		name: name, secret: true,
+		set: func(dst *T, v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return errors.New("want a string")
+			}
+			if strings.ContainsRune(s, 0) {
+				return errors.New("want a string without a NUL character")
+			}
+			*field(dst) = Secret(s)
+			return nil
+		},
+		show: func(src *T) string {
+			if field(src).Empty() {
+				return ""
+			}
+			return stars
+		},
+	}
+}
+
+// list takes an array of strings, or one string with commas.
+func list[T any](name string, field func(*T) *[]string, check func(string) error) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			var items []string
+			switch v := v.(type) {
+			case string:
+				for s := range strings.SplitSeq(v, ",") {
+					if s = strings.TrimSpace(s); s != "" {
+						items = append(items, s)
+					}
+				}
+			case []any:
+				for _, e := range v {
+					s, ok := e.(string)
+					if !ok {
+						return fmt.Errorf("want strings in the array, found %s", describe(e))
+					}
+					items = append(items, s)
+				}
+			default:
+				return fmt.Errorf("want an array of strings, or one string with commas, found %s", describe(v))
+			}
+			for i, s := range items {
+				if s == "" {
+					return errors.New("an empty string stands in the list: remove it")
+				}
+				if err := check(s); err != nil {
+					return err
+				}
+				if slices.Contains(items[:i], s) {
+					return fmt.Errorf("%s stands twice in the list: want it once", quote(s))
+				}
+			}
+			*field(dst) = items
+			return nil
+		},
+		show: func(src *T) string { return strings.Join(*field(src), ",") },
+	}
+}
+
+// enum takes one of the words of a type of enum.go.
+func enum[T any, E fmt.Stringer, P interface {
+	*E
+	encoding.TextUnmarshaler
+}](name string, field func(*T) *E,
+) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return fmt.Errorf("want a string, found %s", describe(v))
+			}
+			return P(field(dst)).UnmarshalText([]byte(s))
+		},
+		show: func(src *T) string { return (*field(src)).String() },
+	}
+}
+
+// emptyQuery is how the empty query is written: in PgBouncer's file an empty
+// text means never, so it is refused here.
+const emptyQuery = "<empty>"
+
+// checkQuery makes k write the empty query as emptyQuery.
+func checkQuery(k key[Proxy]) key[Proxy] {
+	set, show := k.set, k.show
+	k.set = func(dst *Proxy, v any) error {
+		switch v {
+		case "":
+			return fmt.Errorf("want %q for the empty query, a statement, or %q to check never", emptyQuery, CheckQueryOff)
+		case emptyQuery:
+			v = ""
+		}
+		return set(dst, v)
+	}
+	k.show = func(src *Proxy) string {
+		if s := show(src); s != "" {
+			return s
+		}
+		return emptyQuery
+	}
+	return k
+}
+
+// readDuration takes a string with units, or a number of seconds.
+func readDuration(v any) (time.Duration, error) {
+	const right = `want a string with a unit, as "500ms", "10s" or "1h", or a number of seconds`
+	seconds := 0.0
+	switch v := v.(type) {
+	case string:
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			return 0, fmt.Errorf("%s is no duration: %s", quote(v), right)
+		}
+		return d, nil
+	case int64:
+		seconds = float64(v)
+	case float64:
+		seconds = v
+	default:
+		return 0, fmt.Errorf("%s, found %s", right, describe(v))
+	}
+	if math.IsNaN(seconds) || math.Abs(seconds) > 1e9 {
+		return 0, fmt.Errorf("%v seconds are out of range: %s", seconds, right)
+	}
+	return time.Duration(math.Round(seconds * 1e9)), nil
+}
+
+// showDuration writes a duration in the largest unit up to seconds that keeps it
+// whole.
+func showDuration(d time.Duration) string {
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{time.Second, "s"}, {time.Millisecond, "ms"}, {time.Microsecond, "us"}} {
+		if d%u.unit == 0 {
+			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(d), 10) + "ns"
+}
+
+// describe names a value and its TOML type for an error.
+func describe(v any) string {
+	switch v := v.(type) {
+	case string:
+		return "the string " + quote(v)
+	case bool:
+		return fmt.Sprintf("the boolean %v", v)
+	case int64:
+		return fmt.Sprintf("the integer %d", v)
+	case float64:
+		return fmt.Sprintf("the float %v", v)
+	case time.Time:
+		return "a date or time"
+	case []any, []map[string]any:
+		return "an array"
+	case map[string]any:
+		return "a table"
+	}
+	return fmt.Sprintf("a %T", v)
+}
+
+// quote shortens long texts: to their first line too, as a quote that was not
+// closed makes a text of what follows. A text that may hold a password is not
+// shown.
+func quote(s string) string {
+	if mayHideSecret(s) {
+		return `"..."`
+	}
+	if first, _, more := strings.Cut(s, "\n"); more {
+		s = first + "..."
+	}
+	if len(s) > 80 {
+		s = strings.ToValidUTF8(s[:77], "") + "..."
+	}
+	return strconv.Quote(s)
+}
+
+// mayHideSecret finds texts that look like a line of this file, a connection
+// string or a URL with a login.
+func mayHideSecret(s string) bool {
+	return strings.Contains(strings.ToLower(s), "password") || strings.Contains(s, "://") && strings.Contains(s, "@")
+}
+
+// Checks of single strings.
+
+func oneLine(s string) error {
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		return fmt.Errorf("%s has a control character: want plain text", quote(s))
+	}
+	return nil
+}
+
+func statement(s string) error {
+	if strings.ContainsRune(s, 0) {
+		return errors.New("want a statement without a NUL character")
+	}
+	return nil
+}
+
+// maxName is the longest name of a role or database in PostgreSQL, in bytes.
+const maxName = 63
+
+func name(s string) error {
+	if s == "" {
+		return errors.New("want a name, found an empty string")
+	}
+	if len(s) > maxName || !utf8.ValidString(s) {
+		return fmt.Errorf("%s is longer than PostgreSQL allows: want at most %d bytes", quote(s), maxName)
+	}
+	return oneLine(s)
+}
+
+func nameOrNone(s string) error {
+	if s == "" {
+		return nil
+	}
+	return name(s)
+}
+
+func group(s string) error {
+	switch s {
+	case "primary", "replica", "any", "auto":
+		return fmt.Errorf("%q is no name for a group: hints use the word for something else", s)
+	}
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return r != '_' && r != '-' && r != '.' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+	}) {
+		return fmt.Errorf("%s is no name for a group: want letters, digits, '_', '-' and '.'", quote(s))
+	}
+	return name(s)
+}
+
+func host(s string) error {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return nil
+	}
+	switch {
+	case s == "":
+		return errors.New("want a host name, an address, or the folder of a Unix socket (from \"/\"), found an empty string")
+	case strings.HasPrefix(s, "/"):
+		return oneLine(s)
+	case strings.HasPrefix(s, "@"):
+		return fmt.Errorf("%s: abstract sockets are not supported: want the folder of a socket, from \"/\"", quote(s))
+	case strings.Contains(s, "://"):
+		return fmt.Errorf("%s is a URL: want the host alone; port, user and password have keys of their own", quote(s))
+	case strings.Contains(s, ","):
+		return fmt.Errorf("%s names several hosts: want one here, and one entry of servers for each", quote(s))
+	case strings.ContainsAny(s, ":[]"):
+		return fmt.Errorf("%s: want the host alone (IPv6 without brackets); the port has a key of its own", quote(s))
+	case len(s) > 253 || strings.ContainsFunc(s, func(r rune) bool {
+		return r > unicode.MaxASCII || r != '-' && r != '_' && r != '.' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}):
+		return fmt.Errorf("%s is no host name: want letters, digits, '-' and '.', an address, or a folder from \"/\"", quote(s))
+	}
+	return nil
+}
+
+// listenAddr takes what a TCP listener can have.
+func listenAddr(s string) error {
+	switch {
+	case s == "*":
+		return nil
+	case strings.HasPrefix(s, "/"):
+		return fmt.Errorf("%s is a folder: want an address or \"*\"; the socket's folder is unix_socket_dir", quote(s))
+	}
+	return host(s)
+}
+
+func hostPort(s string) error {
+	if s == "" {
+		return nil
+	}
+	h, port, err := net.SplitHostPort(s)
+	if err == nil {
+		if _, perr := strconv.ParseUint(port, 10, 16); perr != nil {
+			err = perr
+		} else if h != "" {
+			err = host(h)
+		}
+	}
+	if err != nil || strings.HasPrefix(h, "/") {
+		return fmt.Errorf("%s is no address: want HOST:PORT, as \"127.0.0.1:9632\", or \"\" for none", quote(s))
+	}
+	return nil
+}
+
+func oneOf(words ...string) func(string) error {
+	return func(s string) error {
+		if slices.Contains(words, s) {
+			return nil
+		}
+		msg := fmt.Sprintf("unknown word %s: want %s", quote(s), quoteAll(words))
+		if near := nearest(s, words); near != "" {
+			msg += fmt.Sprintf(" (did you mean %q?)", near)
+		}
+		return errors.New(msg)
+	}
+}
+
+func quoteAll(words []string) string {
+	var q []string
+	for _, w := range words {
+		if w != "" {
+			q = append(q, strconv.Quote(w))
+		}
+	}
+	return strings.Join(q, ", ")
+}

@@ -1,0 +1,276 @@
+package monitor
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/config"
+	"pgproxy/router"
+)
+
+// state is what is known of one server.
+type state struct {
+	conf  config.Server
+	grace time.Duration // an answer older than this is an old one
+
+	up, wasUp bool // wasUp: as it was logged last
+	asked     bool // a check has ended
+	says      router.Role
+	shown     router.Role // after what the file says, and the fences
+	id        identity
+	current   *answer // the last one, nil once the connection is lost
+	newest    *answer // the last one
+	changed   time.Time
+	checked   time.Time
+	checks    uint64
+	failures  uint64
+	lastError string
+	told      string // the error that was logged last
+	warned    string // the oddity that was logged last
+}
+
+// entry is the servers of one database of the configuration.
+type entry struct {
+	// Set at construction.
+	name string
+	log  *slog.Logger
+	turn *atomic.Uint64
+	gone chan struct{} // closed when the entry has left the configuration
+
+	// Atomic.
+	topology atomic.Pointer[router.Topology]
+	changed  atomic.Pointer[chan struct{}] // closed when topology is replaced
+	sampled  atomic.Bool                   // there are replicas: positions are asked for each lsn_interval
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	servers  []*server         // in the order of the configuration
+	source   *server           // the primary whose samples past has; nil if there is none
+	sourceID identity          // who it was
+	past     history           //
+	reigns   map[string]uint32 // highest timeline that a primary was seen on, by system
+	notes    []func()          // to be logged after mu is released
+}
+
+func newEntry(name string, log *slog.Logger) *entry {
+	e := &entry{
+		name: name, log: log.With("database", name), turn: new(atomic.Uint64), gone: make(chan struct{}),
+		reigns: make(map[string]uint32),
+	}
+	ch := make(chan struct{})
+	e.changed.Store(&ch)
+	return e
+}
+
+// report takes in the result of a check.
+func (e *entry) report(s *server, r result) {
+	e.mu.Lock()
+	s.state.take(r, time.Now())
+	if r.err != nil {
+		e.noteErrorLocked(s, r.verdict)
+	} else {
+		s.state.told = ""
+	}
+	e.publishLocked()
+	e.unlock()
+}
+
+// take notes what a check found, but for what depends on other servers.
+func (st *state) take(r result, now time.Time) {
+	st.checks++
+	st.checked = now
+	st.lastError = words(r.err)
+	if r.err != nil {
+		st.failures++
+	}
+	was := st.up
+	switch r.verdict {
+	case alive:
+		st.up = true
+	case dead:
+		st.up = false
+	}
+	if a := r.answer; a != nil {
+		st.current, st.newest, st.id = a, a, a.id
+		st.says = router.RolePrimary
+		if a.recovery {
+			st.says = router.RoleReplica
+		}
+	}
+	if was != st.up || !st.asked {
+		st.changed = now
+	}
+}
+
+// lost takes in that a server's connection broke: it may have restarted, and a
+// standby then shows less than it said.
+func (e *entry) lost(s *server) {
+	e.mu.Lock()
+	if s.state.current != nil {
+		s.state.current = nil
+		e.publishLocked()
+	}
+	e.unlock()
+}
+
+// unlock releases mu and then logs.
+func (e *entry) unlock() {
+	notes := e.notes
+	e.notes = nil
+	e.mu.Unlock()
+	for _, n := range notes {
+		n()
+	}
+}
+
+// noteErrorLocked logs an error that is not a repetition and not told anyway.
+func (e *entry) noteErrorLocked(s *server, v verdict) {
+	st := &s.state
+	if v == failing || st.told == st.lastError {
+		return
+	}
+	st.told = st.lastError
+	text := st.lastError
+	if v == dead {
+		e.notes = append(e.notes, func() { e.log.Warn("server is down", "server", s.addr, "error", text) })
+		return
+	}
+	up := st.up
+	e.notes = append(e.notes, func() {
+		e.log.Warn("server refuses the check, its state stays", "server", s.addr, "up", up, "error", text)
+	})
+}
+
+// publishLocked works out the picture from all that is known, and replaces the
+// published one if it differs.
+func (e *entry) publishLocked() {
+	now := router.Nanotime()
+	e.rolesLocked()
+	if e.sampleLocked() {
+		e.rolesLocked()
+	}
+	next := &router.Topology{Servers: make([]router.Server, len(e.servers)), Turn: e.turn}
+	replicas := false
+	for i, s := range e.servers {
+		st := &s.state
+		next.Servers[i] = router.Server{
+			Addr: s.addr, Role: st.shown, Up: st.up, Weight: st.conf.Weight, Groups: st.conf.Groups, Load: s.load,
+		}
+		if st.shown == router.RoleReplica {
+			replicas = replicas || st.up
+			next.Servers[i].Lag, next.Servers[i].Covered = e.lagLocked(s, now), e.coveredLocked(s)
+		}
+	}
+	e.sampled.Store(replicas)
+	old := e.topology.Load()
+	if old != nil && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
+		return
+	}
+	if old != nil {
+		next.Generation = old.Generation
+	}
+	next.Generation++
+	e.showLocked(next)
+}
+
+// showLocked publishes a picture and wakes who waits for it.
+func (e *entry) showLocked(t *router.Topology) {
+	e.topology.Store(t)
+	ch := make(chan struct{})
+	close(*e.changed.Swap(&ch))
+}
+
+func sameServer(a, b router.Server) bool {
+	return a.Addr == b.Addr && a.Role == b.Role && a.Up == b.Up && a.Lag == b.Lag && a.Weight == b.Weight &&
+		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load
+}
+
+// sampleLocked keeps the history of the primary: of none while two claim to be it.
+// While none is up the samples of the last one stay. It reports whether the
+// primary is another one.
+func (e *entry) sampleLocked() (changed bool) {
+	var primary *server
+	for _, s := range e.servers {
+		st := &s.state
+		if !st.up || st.shown != router.RolePrimary {
+			continue
+		}
+		if primary != nil {
+			return e.followLocked(nil, identity{})
+		}
+		primary = s
+	}
+	if primary == nil {
+		return false
+	}
+	st := &primary.state
+	changed = e.followLocked(primary, st.id)
+	if a := st.current; a != nil && a.positioned && !a.recovery && a.stamp > e.past.newest().last {
+		e.past.add(a.insert, a.flush, a.stamp)
+	}
+	return changed
+}
+
+// followLocked makes a server, or none, the one whose samples are kept. Those of
+// another one, or of another timeline, are dropped.
+func (e *entry) followLocked(s *server, id identity) (changed bool) {
+	if s == e.source && id == e.sourceID {
+		return false
+	}
+	e.source, e.sourceID = s, id
+	e.past.clear()
+	return true
+}
+
+// comparableLocked reports whether positions of a replica's answer are positions in
+// the WAL of the samples.
+func (e *entry) comparableLocked(a *answer) bool {
+	return a != nil && a.recovery && a.positioned && e.source != nil && a.id.timeline != 0 &&
+		a.id.timeline == e.sourceID.timeline && !foreign(a.id, e.sourceID)
+}
+
+func foreign(a, b identity) bool { return a.system != "" && b.system != "" && a.system != b.system }
+
+func (e *entry) coveredLocked(s *server) int64 {
+	if a := s.state.current; e.comparableLocked(a) {
+		return e.past.covered(a.replay)
+	}
+	return 0
+}
+
+func (e *entry) lagLocked(s *server, now int64) time.Duration {
+	st := &s.state
+	a := st.newest
+	if a == nil || !a.recovery || !a.positioned {
+		return 0
+	}
+	newest := e.past.newest()
+	var lag time.Duration
+	switch {
+	case newest.last == 0: // no samples
+		if !a.receiving || a.replay < a.receive {
+			lag = a.delay
+		}
+	case e.comparableLocked(a):
+		whole := true
+		if lag, whole = e.past.lag(a.replay, now); !whole {
+			lag = max(lag, a.delay)
+		}
+	default:
+		lag = max(time.Duration(now-e.past.samples[0].first), a.delay)
+	}
+	// What is known may be old: of the replica, or of a primary that is there but
+	// does not answer.
+	if age := time.Duration(now - a.stamp); age > st.grace {
+		lag = max(lag, age)
+	}
+	if newest.last != 0 && e.source != nil && e.source.state.up {
+		if age := time.Duration(now - newest.last); age > e.source.state.grace {
+			lag = max(lag, age)
+		}
+	}
+	return lag
+}

@@ -1,0 +1,278 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/router"
+)
+
+// ErrNoDatabase is returned by Wait where the configuration has no such entry,
+// or has lost it.
+var ErrNoDatabase = errors.New("no such database entry")
+
+// Options for a Monitor. Log and Dial must be given.
+type Options struct {
+	Log  *slog.Logger
+	Dial func(*config.Config, *config.Database) *backend.Dialer
+	Load func(addr string) *atomic.Int64 // leases of a server; nil: always 0
+}
+
+// Monitor watches the servers of all databases.
+type Monitor struct {
+	// Set at construction.
+	log  *slog.Logger
+	dial func(*config.Config, *config.Database) *backend.Dialer
+	load func(addr string) *atomic.Int64
+	ctx  context.Context // ends when the Monitor is closed
+	stop context.CancelFunc
+	goes sync.WaitGroup // one for each server
+
+	entries atomic.Pointer[map[string]*entry] // replaced whole, by name
+
+	// Guarded by mu.
+	mu     sync.Mutex // held by one Apply or Close at a time
+	closed bool
+	past   uint64 // no entry that has left had a higher generation
+}
+
+// Status is what is known of one server of one database.
+type Status struct {
+	Database  string
+	Host      string
+	Port      int
+	Addr      string
+	Role      router.Role
+	Fixed     bool // the role comes from the configuration
+	Up        bool
+	Lag       time.Duration // of a replica
+	LSN       uint64        // of a primary: WAL insert position; of a replica: replay position
+	LagBytes  int64         // of a replica: WAL that it has not replayed; 0 if positions cannot be compared
+	Weight    int
+	Groups    []string
+	Changed   time.Time // last change of Up or Role
+	Checked   time.Time // end of the last check
+	Checks    uint64
+	Failures  uint64 // checks without an answer
+	LastError string // of the last check; "" if it was answered
+	Load      int64
+}
+
+// New starts a Monitor. Close ends it.
+func New(cfg *config.Config, opt Options) *Monitor {
+	ctx, stop := context.WithCancel(context.Background())
+	m := &Monitor{log: opt.Log, dial: opt.Dial, load: opt.Load, ctx: ctx, stop: stop}
+	if m.load == nil {
+		m.load = func(string) *atomic.Int64 { return new(atomic.Int64) }
+	}
+	m.entries.Store(&map[string]*entry{})
+	m.Apply(cfg)
+	return m
+}
+
+// Apply takes over a new configuration. What is known of servers that stay is
+// kept, and their connections are as long as the login is the same.
+func (m *Monitor) Apply(cfg *config.Config) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	old := *m.entries.Load()
+	next := make(map[string]*entry, len(cfg.Databases))
+	var retired, started []*server
+	for name, db := range cfg.Databases {
+		e := old[name]
+		if e == nil {
+			e = newEntry(name, m.log)
+		}
+		next[name] = e
+		gone := m.configure(e, cfg, db, &started)
+		retired = append(retired, gone...)
+	}
+	m.entries.Store(&next)
+	for name, e := range old {
+		if next[name] == nil {
+			retired = append(retired, m.retire(e)...)
+		}
+	}
+	for _, s := range started {
+		m.goes.Go(s.run) // until s.stop, or m.stop
+	}
+	for _, s := range retired {
+		s.stop()
+	}
+	for _, s := range retired {
+		<-s.done
+	}
+}
+
+// configure gives an entry the servers of its database. It appends new servers to
+// started, and returns those that have left.
+func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, started *[]*server) (gone []*server) {
+	dialer := m.dial(cfg, db)
+	e.mu.Lock()
+	defer e.unlock()
+	left := slices.Clone(e.servers)
+	servers := make([]*server, 0, len(db.Servers))
+	for _, conf := range db.Servers {
+		set := newSettings(cfg, db, conf, dialer)
+		i := slices.IndexFunc(left, func(s *server) bool { return s.addr == conf.Addr() })
+		var s *server
+		if i >= 0 {
+			s = left[i]
+			left = slices.Delete(left, i, i+1)
+			s.settings.Store(set)
+			s.kick()
+		} else {
+			s = newServer(m.ctx, e, conf.Addr(), m.load(conf.Addr()))
+			s.settings.Store(set)
+			*started = append(*started, s)
+		}
+		s.state.conf, s.state.grace = conf, set.timeout+set.interval
+		servers = append(servers, s)
+	}
+	e.servers = servers
+	if e.source != nil && !slices.Contains(servers, e.source) {
+		e.followLocked(nil, identity{})
+	}
+	if e.topology.Load() == nil {
+		e.topology.Store(&router.Topology{Generation: m.past, Turn: e.turn})
+	}
+	e.publishLocked()
+	return left
+}
+
+// retire wakes who waits for an entry that has left, and returns its servers.
+func (m *Monitor) retire(e *entry) []*server {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m.past = max(m.past, e.topology.Load().Generation)
+	close(e.gone)
+	return e.servers
+}
+
+// Topology returns the current picture of a database, by the name of its entry
+// in the configuration; nil if there is no such entry.
+func (m *Monitor) Topology(database string) *router.Topology {
+	e := (*m.entries.Load())[database]
+	if e == nil {
+		return nil
+	}
+	return e.topology.Load()
+}
+
+// Wait returns nil when the picture of a database is newer than the given
+// generation, ctx's error when that ends first, and ErrNoDatabase when there is
+// no such entry any more.
+func (m *Monitor) Wait(ctx context.Context, database string, than uint64) error {
+	e := (*m.entries.Load())[database]
+	if e == nil {
+		return ErrNoDatabase
+	}
+	for {
+		changed := *e.changed.Load() // before the picture, so that none is missed
+		if e.topology.Load().Generation > than {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-e.gone:
+			return ErrNoDatabase
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Suspect is told that a connection to a server broke, or could not be opened:
+// the server is checked at once. The database is the name of an entry, or one
+// that falls to the wildcard.
+func (m *Monitor) Suspect(database, addr string) {
+	entries := *m.entries.Load()
+	e := entries[database]
+	if e == nil {
+		e = entries[config.Wildcard]
+	}
+	if e == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.servers {
+		if s.addr == addr {
+			s.kick()
+		}
+	}
+}
+
+// Ready returns when every server has been checked once, whatever came of it.
+func (m *Monitor) Ready(ctx context.Context) error {
+	for _, e := range *m.entries.Load() {
+		e.mu.Lock()
+		servers := e.servers
+		e.mu.Unlock()
+		for _, s := range servers {
+			select {
+			case <-s.first:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// Status returns all servers, ordered by database and then as configured.
+func (m *Monitor) Status() []Status {
+	entries := *m.entries.Load()
+	var out []Status
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		out = entries[name].status(out)
+	}
+	return out
+}
+
+func (e *entry) status(out []Status) []Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	picture := e.topology.Load()
+	for i, s := range e.servers {
+		st := &s.state
+		row := Status{
+			Database: e.name, Host: st.conf.Host, Port: st.conf.Port, Addr: s.addr,
+			Role: st.shown, Fixed: st.conf.Role != config.RoleAuto, Up: st.up, Lag: picture.Servers[i].Lag,
+			Weight: st.conf.Weight, Groups: slices.Clone(st.conf.Groups), Changed: st.changed, Checked: st.checked,
+			Checks: st.checks, Failures: st.failures, LastError: st.lastError, Load: s.load.Load(),
+		}
+		if a := st.newest; a != nil && a.positioned {
+			row.LSN = a.insert
+			if a.recovery {
+				row.LSN = a.replay
+			}
+			if e.comparableLocked(a) {
+				row.LagBytes = max(int64(e.past.newest().insert)-int64(a.replay), 0)
+			}
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// Close ends all goroutines and connections and waits for them. Pictures stay as
+// they were.
+func (m *Monitor) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	m.stop()
+	m.goes.Wait()
+}
