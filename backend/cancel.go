@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -14,71 +13,90 @@ import (
 // Cancel asks the server to cancel what it is doing for s. It reports false if
 // the connection is not lent to s or owes it nothing: then nothing is sent. The
 // connection is not lent to anybody else before the server has closed the
-// cancel connection, since only then has the signal been delivered.
+// cancel connection, since only then has the signal been delivered; where that
+// cannot be known, it is never lent again. What the proxy itself has sent in
+// front of the client's statement is not cancelled but waited for.
 func (c *Conn) Cancel(ctx context.Context, s Sink) (sent bool, err error) {
-	c.mu.Lock()
-	if c.holder != s || c.lost != nil || c.q.empty() {
-		c.mu.Unlock()
+	ctx, stop := context.WithTimeout(ctx, c.limits.CancelWait)
+	defer stop()
+	if !c.reached(ctx, s) {
 		return false, nil
 	}
-	c.cancels++
-	c.mu.Unlock()
-	err = c.signal(ctx)
+	sent, err = c.signal(ctx)
 	c.mu.Lock()
 	c.cancels--
-	free := c.cancels == 0 && c.parked
+	c.late = c.late || sent && err != nil
+	free := c.cancels == 0 && c.parked && c.lost == nil
 	if free {
 		c.parked = false
 	}
-	lost := c.lost != nil
 	c.mu.Unlock()
-	if !free || lost {
-		return true, err
+	if free {
+		c.handBack()
 	}
-	if err != nil {
-		// Whether the signal is still on its way is not known.
-		c.owner.Discard(c, fmt.Errorf("cancel request: %w", err))
-		return true, err
+	return sent, err
+}
+
+// reached waits until the server is at work for s, not for the proxy, and counts
+// a cancel request as under way. It reports false if there is nothing to cancel.
+func (c *Conn) reached(ctx context.Context, s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if c.holder != s || c.lost != nil || c.q.empty() || len(c.secret) == 0 {
+			return false
+		}
+		if !c.q.at(0).Own {
+			c.cancels++
+			return true
+		}
+		if c.moved == nil {
+			c.moved = make(chan struct{})
+		}
+		moved := c.moved
+		c.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+		if ctx.Err() != nil {
+			return false
+		}
 	}
-	c.owner.Release(c)
-	return true, nil
 }
 
 // signal sends a CancelRequest and waits for the server to close the connection.
-func (c *Conn) signal(ctx context.Context) error {
-	ctx, stop := context.WithTimeout(ctx, c.limits.CancelWait)
-	defer stop()
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, c.network, c.dialed)
+// An error with sent true leaves it open whether the server has acted on it.
+func (c *Conn) signal(ctx context.Context) (sent bool, err error) {
+	nc, err := c.connect(ctx, c.network, c.dialed)
 	if err != nil {
-		return fmt.Errorf("cancel request to %s: %w", c.Addr, err)
+		return false, fmt.Errorf("cancel request to %s: %w", c.Addr, err)
 	}
 	defer nc.Close()
-	if t, ok := ctx.Deadline(); ok {
-		_ = nc.SetDeadline(t)
-	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	if _, err := nc.Write(wire.AppendCancel(nil, c.PID, c.secret)); err != nil {
-		return fmt.Errorf("cancel request to %s: %w", c.Addr, err)
+		return true, fmt.Errorf("cancel request to %s: %w", c.Addr, err)
 	}
 	var b [1]byte
-	if _, err := nc.Read(b[:]); err != nil && err != io.EOF {
-		var ne net.Error
-		if errors.As(err, &ne) && ne.Timeout() {
-			return fmt.Errorf("cancel request to %s: no end within %v", c.Addr, c.limits.CancelWait)
-		}
+	_, err = nc.Read(b[:])
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		return true, fmt.Errorf("cancel request to %s: the server has not closed the connection: %w", c.Addr, context.Cause(ctx))
 	}
-	return nil
+	return true, nil
 }
 
 // Kill closes the connection. If the server is still at work for somebody, it
 // is asked to stop first, for at most a second.
 func (c *Conn) Kill() {
 	c.mu.Lock()
-	busy := !c.q.empty() && c.lost == nil
+	busy := !c.q.empty() && c.lost == nil && len(c.secret) > 0
 	c.mu.Unlock()
 	if busy {
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
-		_ = c.signal(ctx)
+		_, _ = c.signal(ctx)
 		stop()
 	}
 	c.Close()

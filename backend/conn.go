@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -25,14 +26,14 @@ type Sink interface {
 	// statement; login says that the value is what a fresh login has. The strings
 	// are copies. Called under the connection's mutex.
 	Reported(name, value string, login bool)
-	// Unprepared is told that the Parse of this name, which was sent or answered
-	// for the client, has not happened: it failed, or stood behind an error.
-	// Called under the connection's mutex.
-	Unprepared(name string)
+	// Undone is told that the Parse or Close that has this number in Owed.Change
+	// has not happened: it failed, or stood behind an error. Called under the
+	// connection's mutex.
+	Undone(change uint64)
 	// Wrote is told, before the reply is relayed, that a statement that may have
 	// written was acknowledged at this time. Called under the connection's mutex.
 	Wrote(at int64)
-	// Lost is told, once and last, that the server connection has died while
+	// Lost is told, once, and no reply begins after it, that the server connection has died while
 	// lent to this client. fatal is set when the server's own FATAL error has
 	// been relayed.
 	Lost(err error, fatal bool)
@@ -63,6 +64,7 @@ type Conn struct {
 	secret  []byte
 	network string
 	dialed  string
+	connect func(ctx context.Context, network, addr string) (net.Conn, error)
 	io      *netio.Conn
 	owner   Owner
 	limits  Limits
@@ -85,27 +87,32 @@ type Conn struct {
 	prep      prepared
 	status    wire.TxStatus
 	holder    Sink
-	sending   bool              // the holder is in the middle of a message, or between Hold and Send
+	sending   bool              // the holder is in the middle of a message, or between Hold and the end of Send
+	relayTo   Sink              // who gets the rest of a message that is half relayed
+	relaying  bool              // replies that the queue has let go are being written to clients
 	batch     bool              // extended-protocol messages without their Sync yet
 	pinned    string            // why the connection stays with its holder; "" = it does not
 	wrote     bool              // this lease ran what is not proved a read
 	lost      error             // set once: the connection has died
-	fatal     bool              // the server has said FATAL
+	last      error             // what the server has said in a FATAL error; nil if nothing
+	fatal     bool              // the holder has been told that
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
 	applied   *Settings
-	unnamed   uint64        // which Parse of an unnamed statement the server has; 0 none
+	unnamed   uint64        // which Parse of an unnamed statement the server has, or one of the values below
 	failed    *wire.Error   // first error of a swallowed message since State was asked
 	errors    uint64        // ErrorResponses seen
 	dropped   bool          // the server has dropped all prepared statements (DISCARD ALL, DEALLOCATE ALL)
 	quiet     chan struct{} // closed when nothing is owed any more
+	moved     chan struct{} // closed when replies have come
 	cancels   int           // cancel requests under way
 	parked    bool          // detached, but to be released only when cancels is 0
-	closing   bool
-	started   int64 // when the oldest statement that is owed was sent
-	xact      int64 // when the transaction began; 0 none
-	requested int64 // when last lent
-	released  int64 // when last released
+	late      bool          // a cancel request may still be on its way: not to be lent again
+	unsure    bool          // a setting was refused: what the server has is not what applied says
+	started   int64         // when the oldest statement that is owed was sent
+	xact      int64         // when the transaction began; 0 none
+	requested int64         // when last lent
+	released  int64         // when last released
 	linked    time.Time
 	counts    Counters
 }
@@ -200,8 +207,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.io.NetConn().LocalAddr() }
 func (c *Conn) Lend(s Sink) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.lost != nil {
-		return fmt.Errorf("%w: %w", ErrGone, c.lost)
+	if err := c.lost; err != nil || c.last != nil {
+		return fmt.Errorf("%w: %w", ErrGone, errors.Join(err, c.last))
 	}
 	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pinned != "" {
 		panic("backend: lending a connection that is not clean")
@@ -256,12 +263,12 @@ func (c *Conn) Send(p *Parcel) error {
 	}
 	for i := range p.Owed {
 		if p.Owed[i].Kind == Query {
-			c.unnamed = 0 // a simple query drops the unnamed statement
+			c.unnamed = noUnnamed // a simple query drops the unnamed statement
 		}
 		c.q.push(p.Owed[i])
 	}
 	c.batch = p.Open
-	c.sending = p.More
+	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
 	if p.Pin != "" && c.pinned == "" {
 		c.pinned = p.Pin
@@ -278,14 +285,12 @@ func (c *Conn) Send(p *Parcel) error {
 	if err != nil {
 		return c.writeFailed(err)
 	}
-	if len(p.Owed) == 0 && !p.More {
-		// No reply will come that could detach the connection.
-		c.mu.Lock()
-		free := c.detachLocked()
-		c.mu.Unlock()
-		if free {
-			c.owner.Release(c)
-		}
+	c.mu.Lock()
+	c.sending = p.More
+	free := c.detachLocked() // where no reply will come, or all have come already
+	c.mu.Unlock()
+	if free {
+		c.handBack()
 	}
 	return nil
 }
@@ -314,7 +319,8 @@ func (c *Conn) writeFailed(err error) error {
 // detachLocked takes the connection from its holder if nothing ties the two
 // together any more, and reports whether the caller must now release it.
 func (c *Conn) detachLocked() bool {
-	if c.holder == nil || c.lost != nil || c.sending || c.batch || c.pinned != "" || c.status != wire.TxIdle || !c.q.settled() {
+	if c.holder == nil || c.lost != nil || c.last != nil || c.sending || c.batch ||
+		c.owingLocked() || c.pinned != "" || c.status != wire.TxIdle || !c.q.settled() {
 		return false
 	}
 	c.holder = nil
@@ -327,6 +333,10 @@ func (c *Conn) detachLocked() bool {
 	return true
 }
 
+// owingLocked reports whether a client has not been written all that the server
+// has said or will say.
+func (c *Conn) owingLocked() bool { return !c.q.empty() || c.relaying || c.relayTo != nil }
+
 // Unpin ends the pin if it has the reason given, or any if that is "", and
 // releases the connection if nothing else holds it.
 func (c *Conn) Unpin(reason string) {
@@ -337,15 +347,35 @@ func (c *Conn) Unpin(reason string) {
 	free := c.detachLocked()
 	c.mu.Unlock()
 	if free {
+		c.handBack()
+	}
+}
+
+// handBack gives the owner a connection that detachLocked has freed.
+func (c *Conn) handBack() {
+	c.mu.Lock()
+	late, unsure := c.late, c.unsure
+	c.mu.Unlock()
+	switch {
+	case late:
+		c.owner.Discard(c, errLate)
+	case unsure:
+		c.owner.Discard(c, errUnsure)
+	default:
 		c.owner.Release(c)
 	}
 }
 
-// Quiet waits until nothing is owed to s. It returns at once if the connection
-// is not lent to s any more.
+var (
+	errLate   = errors.New("a cancel request may still be on its way")
+	errUnsure = errors.New("the server has refused a setting")
+)
+
+// Quiet waits until nothing is owed to s and all replies have been written to it.
+// It returns at once if the connection is not lent to s any more.
 func (c *Conn) Quiet(s Sink) {
 	c.mu.Lock()
-	if c.holder != s || c.lost != nil || c.q.empty() {
+	if c.holder != s || c.lost != nil || !c.owingLocked() {
 		c.mu.Unlock()
 		return
 	}
@@ -368,7 +398,7 @@ func (c *Conn) wakeQuietLocked() {
 // State is what the client's goroutine may have to know of its connection.
 type State struct {
 	Status  wire.TxStatus
-	Owing   bool        // something is still owed: Status is not the last word
+	Owing   bool        // something is still owed or being written: Status is not the last word
 	Errors  uint64      // ErrorResponses so far
 	Failed  *wire.Error // the first error in answer to a swallowed message since the last call
 	Dropped bool        // the server has dropped all prepared statements since the last call
@@ -378,20 +408,21 @@ type State struct {
 func (c *Conn) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := State{Status: c.status, Owing: !c.q.settled(), Errors: c.errors, Failed: c.failed, Dropped: c.dropped}
+	s := State{Status: c.status, Owing: !c.q.settled() || c.owingLocked(), Errors: c.errors, Failed: c.failed, Dropped: c.dropped}
 	c.failed, c.dropped = nil, false
 	return s
 }
 
-// Close says goodbye and closes the connection, which must be lent to nobody.
-// Its owner is not told.
+// Close says goodbye and closes the connection. Its owner is not told; whoever
+// it is lent to loses it.
 func (c *Conn) Close() {
 	c.mu.Lock()
 	if c.lost == nil {
 		c.lost = net.ErrClosed
 	}
-	c.closing = true
-	c.wakeQuietLocked()
+	holder, fatal := c.holder, c.fatal
+	c.holder = nil
+	c.loseLocked()
 	c.mu.Unlock()
 	nc := c.io.NetConn()
 	_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
@@ -400,6 +431,9 @@ func (c *Conn) Close() {
 		c.writing.Unlock()
 	}
 	_ = nc.Close()
+	if holder != nil {
+		holder.Lost(net.ErrClosed, fatal)
+	}
 }
 
 // Wait returns when the connection's goroutine has ended.

@@ -38,6 +38,9 @@ type Dialer struct {
 	UserTimeout    time.Duration // TCP_USER_TIMEOUT; 0: the system's
 	ConnectQuery   string        // run once on each new connection
 	Now            func() int64  // monotonic nanoseconds
+	// Connect opens a socket, for logins and cancel requests; nil: over TCP or a
+	// Unix socket. Keepalive and UserTimeout are for the latter.
+	Connect func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Config returns a pgconn configuration for l that takes nothing from the
@@ -67,6 +70,9 @@ func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
 }
 
 func (d *Dialer) dial(ctx context.Context, s config.Server) (net.Conn, error) {
+	if d.Connect != nil {
+		return d.Connect(ctx, s.Network(), s.Addr())
+	}
 	nd := net.Dialer{KeepAliveConfig: d.Keepalive}
 	if d.UserTimeout > 0 && s.Network() == "tcp" {
 		nd.Control = func(_, _ string, raw syscall.RawConn) error {
@@ -123,6 +129,9 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		Since: time.Now(), born: now, released: now, done: make(chan struct{}),
 		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
 		login: maps.Clone(hj.ParameterStatuses),
+	}
+	if c.connect = d.Connect; c.connect == nil {
+		c.connect = new(net.Dialer).DialContext
 	}
 	if c.limits.MaxMessage <= 0 {
 		c.limits.MaxMessage = 1<<31 - 1

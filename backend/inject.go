@@ -2,6 +2,8 @@ package backend
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +31,7 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) ([]Owed, []byte) {
 		owed = append(owed,
 			Owed{Kind: Parse, Do: Swallow, Own: true}, Owed{Kind: Bind, Do: Swallow, Own: true},
 			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
-		c.unnamed = 0
+		c.unnamed = otherUnnamed
 	}
 	diff(c.applied, want,
 		func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) },
@@ -45,11 +47,12 @@ func (c *Conn) Applied() *Settings {
 	return c.applied
 }
 
-// SetApplied notes that a client's own statement has changed the settings.
+// SetApplied notes which settings the server has: a client's own statement has
+// changed them, or one was refused.
 func (c *Conn) SetApplied(s *Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.applied = s
+	c.applied, c.unsure = s, false
 }
 
 // quoteSetting quotes a parameter's name, whose parts may be joined by a dot.
@@ -71,37 +74,63 @@ func (c *Conn) Batch() {
 
 // Prepare makes sure that the server has s. If it does not, the Parse (and the
 // Close of a statement that makes room for it) are appended: swallowed for a
-// re-preparation, forwarded where the client itself has sent a Parse under this
-// name. For a client's Parse of what the server already has, a reply is forged.
-func (c *Conn) Prepare(s *Statement, sink Sink, asked bool, name string, owed []Owed, dst []byte) ([]Owed, []byte) {
+// re-preparation, forwarded where the client itself has sent the Parse of this
+// change. For a client's Parse of what the server already has, a reply is forged.
+func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, owed []Owed, dst []byte) ([]Owed, []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.prep.has(s) {
-		if asked {
-			owed = append(owed, Owed{Kind: Forge, Made: wire.ParseComplete, Sink: sink, Name: name})
+		switch {
+		case change == 0:
+		case c.status == wire.TxFailed || !c.q.empty() || slices.ContainsFunc(owed, func(o Owed) bool { return !o.Own }):
+			// In a failed transaction the server refuses most of them, and it may be
+			// in one when the message arrives: let it judge.
+			c.unnamed = otherUnnamed
+			owed = append(owed, Owed{Kind: Parse, Sink: sink, Change: change})
+			dst = wire.AppendParse(dst, "", s.Query, s.OIDs)
+		default:
+			owed = append(owed, Owed{Kind: Forge, Made: wire.ParseComplete, Sink: sink, Change: change})
 		}
 		return owed, dst
 	}
 	c.prep.add(s)
 	c.counts.ServerParses++
-	if old := c.prep.evict(c.limits.MaxPrepared); old != nil {
+	for old := c.prep.evict(c.limits.MaxPrepared); old != nil; old = c.prep.evict(c.limits.MaxPrepared) {
 		dst = wire.AppendTarget(dst, wire.Close, 'S', old.Name)
 		owed = append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink, Stmt: old})
 	}
 	dst = wire.AppendParse(dst, s.Name, s.Query, s.OIDs)
 	do := Swallow
-	if asked {
+	if change != 0 {
 		do = Forward
 	}
-	return append(owed, Owed{Kind: Parse, Do: do, Sink: sink, Stmt: s, Name: name}), dst
+	return append(owed, Owed{Kind: Parse, Do: do, Sink: sink, Stmt: s, Change: change}), dst
 }
 
-// Unnamed returns which Parse of an unnamed statement the server has last seen,
-// and SetUnnamed notes a new one.
-func (c *Conn) Unnamed() uint64 {
+// The values of Conn.unnamed that are no number of a client's Parse.
+const (
+	noUnnamed    uint64 = 0              // the server has no unnamed statement
+	otherUnnamed uint64 = math.MaxUint64 // it may have one that nobody may use
+)
+
+// Unnamed reports whether the server has the unnamed statement of this number.
+func (c *Conn) Unnamed(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.unnamed
+	return c.unnamed == id
+}
+
+// DropUnnamed appends what takes away an unnamed statement that somebody else
+// has left on the server: a client that has none must not find one.
+func (c *Conn) DropUnnamed(sink Sink, owed []Owed, dst []byte) ([]Owed, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unnamed == noUnnamed {
+		return owed, dst
+	}
+	// It stays "other" until a Query or a client's Parse: this Close may be skipped.
+	c.unnamed = otherUnnamed
+	return append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink}), wire.AppendTarget(dst, wire.Close, 'S', "")
 }
 
 // SetUnnamed notes which Parse of an unnamed statement is about to be sent.
@@ -137,7 +166,7 @@ func (c *Conn) Exec(sql string, timeout time.Duration) error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	c.failed = nil
-	c.unnamed = 0
+	c.unnamed = noUnnamed
 	c.q.push(Owed{Kind: Query, Do: Swallow, Own: true})
 	if c.quiet == nil {
 		c.quiet = make(chan struct{})
@@ -180,7 +209,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 		c.mu.Unlock()
 		return
 	}
-	whole := !c.sending && !c.batch && c.q.settled() && c.lost == nil
+	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
 	status, pinned := c.status, c.pinned != ""
 	c.holder, c.pinned = nil, ""
 	c.released = c.now()
@@ -209,7 +238,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 // still under way.
 func (c *Conn) finish() {
 	c.mu.Lock()
-	clean := c.status == wire.TxIdle && c.q.settled() && c.lost == nil
+	clean := c.status == wire.TxIdle && c.q.settled() && c.lost == nil && c.last == nil
 	c.released = c.now()
 	c.parked = clean && c.cancels > 0
 	parked := c.parked
@@ -217,7 +246,7 @@ func (c *Conn) finish() {
 	switch {
 	case parked:
 	case clean:
-		c.owner.Release(c)
+		c.handBack()
 	default:
 		c.owner.Discard(c, fmt.Errorf("not clean after client"))
 	}

@@ -56,19 +56,22 @@ type Do uint8
 const (
 	Forward Do = iota
 	Swallow    // injected by the proxy
-	Replace    // sent in order to fail: the error is replaced by Owed.Err
+	Replace    // sent in order to fail: an error with the code of Owed.Err is replaced by it
 )
 
 // Owed is one reply that the server (or, for Forge, the proxy) still has to give.
 type Owed struct {
 	Kind Kind
 	Do   Do
-	Made byte        // Forge: the type of the body-less message to make
-	Own  bool        // Swallow: its group ends in its own Sync, an error stays inside
-	Sink Sink        // who gets it; nil: nobody
-	Stmt *Statement  // Parse: what is being prepared; Close: what is being evicted
-	Name string      // Parse, or Forge in its place: the client's name for it
-	Err  *wire.Error // Replace: what the client is told
+	Made byte       // Forge: the type of the body-less message to make
+	Own  bool       // Swallow: its group ends in its own Sync, an error stays inside
+	Sink Sink       // who gets it; nil: nobody
+	Stmt *Statement // Parse: what is being prepared; Close: what is being evicted
+
+	// Change is the number of what the client's message does to its names of
+	// statements: see Sink.Undone. 0 is nothing.
+	Change uint64
+	Err    *wire.Error // Replace: what the client is told in place of an error with this code
 }
 
 // Verdict is what is to be done with a message from the server.
@@ -81,6 +84,7 @@ type Verdict struct {
 	Swallow bool        // Done: the statement was the proxy's own
 }
 
+// errOutOfSync says that the connection has lost its place and must be closed.
 var errOutOfSync = errors.New("server's reply fits nothing that was sent")
 
 // queue is the owed-reply queue: a pure state machine without I/O. Its owner is
@@ -136,23 +140,35 @@ func (q *queue) compact() {
 	}
 }
 
+// pop takes out the head, and the marks behind it: at the head they stand behind
+// no COPY, so the server ignores their messages.
 func (q *queue) pop() Owed {
+	o := q.take()
+	q.failed, q.probed = false, false
+	q.strip()
+	return o
+}
+
+func (q *queue) take() Owed {
 	o := *q.at(0)
 	*q.at(0) = Owed{}
 	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
-	q.failed, q.probed = false, false
 	return o
 }
 
-// remove takes out entry i, which is not the head.
-func (q *queue) remove(i int) {
-	o := *q.at(i)
-	for ; i < q.n-1; i++ {
-		*q.at(i) = *q.at(i + 1)
+func (q *queue) strip() {
+	for q.n > 0 && q.at(0).Kind == CopyEnd {
+		q.take()
 	}
-	*q.at(q.n - 1) = Owed{}
-	q.n--
+}
+
+// removeNext takes out the entry behind the head, by moving the head over it.
+func (q *queue) removeNext() {
+	h := *q.at(0)
+	o := *q.at(1)
+	q.take()
+	*q.at(0) = h
 	q.drop(o)
 }
 
@@ -165,9 +181,6 @@ func (q *queue) drop(o Owed) {
 
 // forged pops the head if it is a reply that the proxy makes itself.
 func (q *queue) forged() (Owed, bool) {
-	for q.n > 0 && q.at(0).Kind == CopyEnd {
-		q.pop()
-	}
 	if q.n > 0 && q.at(0).Kind == Forge {
 		return q.pop(), true
 	}
@@ -176,8 +189,9 @@ func (q *queue) forged() (Owed, bool) {
 
 // reply says what to do with a message from the server, of type t with this
 // body (whole for ReadyForQuery, else as much of it as is in hand). Forged
-// entries in front must have been taken out with forged. An error means that
-// the connection has lost its place and must be closed.
+// entries in front must have been taken out with forged. A FATAL error is not
+// shown to it: it ends the connection, whatever is owed. An error means that the
+// connection has lost its place and must be closed.
 func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 	if t == wire.ErrorResponse {
 		return q.replyError()
@@ -200,15 +214,13 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 		ok = h.Kind.ready() && (h.Kind != Probe || q.doubt > 0 || q.probed)
 		if ok && h.Kind == Probe && !q.probed {
 			q.doubt--
+			q.failed = false
 			return Verdict{Forward: true, Sink: h.Sink, Done: true}, nil
 		}
 		pop = true
 		v.Done = true
 		v.Swallow = h.Do == Swallow
 		q.copyIn = false
-		if ok && h.Kind == Query && q.n > 1 && q.at(1).Kind == CopyEnd {
-			q.remove(1)
-		}
 	case wire.ParseComplete:
 		ok, pop = h.Kind == Parse, true
 	case wire.BindComplete:
@@ -239,7 +251,7 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 	case wire.FunctionCallResponse:
 		ok = h.Kind == Function
 	}
-	if !ok {
+	if !ok || h.Do == Replace && t != wire.ReadyForQuery {
 		return Verdict{}, fmt.Errorf("%w: %q for %v", errOutOfSync, t, h.Kind)
 	}
 	if pop {
@@ -254,7 +266,7 @@ func (q *queue) copyDone() {
 	q.copyIn = false
 	for q.n > 1 {
 		k := q.at(1).Kind
-		q.remove(1)
+		q.removeNext()
 		if k == CopyEnd {
 			return
 		}
@@ -264,8 +276,7 @@ func (q *queue) copyDone() {
 // replyError is reply for ErrorResponse.
 func (q *queue) replyError() (Verdict, error) {
 	if q.n == 0 {
-		// Out of turn: only a dying connection says this. The holder is told.
-		return Verdict{Forward: true}, nil
+		return Verdict{}, fmt.Errorf("%w: an error with nothing owed", errOutOfSync)
 	}
 	h := q.at(0)
 	v := Verdict{Forward: h.Do == Forward || h.Do == Swallow && !h.Own, Sink: h.Sink, Failed: h.Do == Swallow}
@@ -282,6 +293,9 @@ func (q *queue) replyError() (Verdict, error) {
 			q.copyFailed()
 		}
 		q.failed = true
+		if h.Kind == Probe {
+			q.probed, q.doubt = true, 0 // all that was sent before it is answered
+		}
 		return v, nil
 	}
 	if wasCopy {
@@ -305,13 +319,13 @@ func (q *queue) copyFailed() {
 		switch k {
 		case Sync:
 			q.doubt++
-			q.remove(1)
+			q.removeNext()
 		case CopyEnd:
-			q.remove(1)
+			q.removeNext()
 			return
 		default:
 			if q.at(0).Kind == Query {
-				q.remove(1)
+				q.removeNext()
 			}
 			return
 		}

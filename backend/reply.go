@@ -3,6 +3,7 @@ package backend
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"time"
 
 	"pgproxy/netio"
@@ -37,18 +38,29 @@ func inHand(h wire.Header) int {
 
 // scan is what onReply gathers under the mutex, to be acted on without it.
 type scan struct {
-	sink  Sink // for whom c.out is
-	ready bool // a ReadyForQuery was seen: the connection may have come free
-	now   int64
+	sink    Sink      // for whom c.out is
+	earlier []earlier // what goes out first, to other clients
+	ready   bool      // a ReadyForQuery was seen: the connection may have come free
+	now     int64
+}
+
+// earlier is a reply to another client than the last one of a scan.
+type earlier struct {
+	sink Sink
+	p    []byte
 }
 
 // onReply is shown what the server has sent. It decides about each message under
 // the mutex, then writes all that is to be relayed at once, then releases the
-// connection if it has come free.
+// connection if it has come free. From the decision to the end of the write
+// c.relaying is set: an empty queue does not mean yet that all is answered.
 func (c *Conn) onReply(p []byte) (used int, err error) {
 	var s scan
 	c.out.Reset()
 	c.mu.Lock()
+	if c.rest > 0 && c.forward {
+		s.sink = c.relayTo // of a message that began in another call
+	}
 	for used < len(p) && err == nil {
 		if c.rest > 0 {
 			n := min(c.rest, len(p)-used)
@@ -57,6 +69,9 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 			}
 			c.rest -= n
 			used += n
+			if c.rest == 0 {
+				err = c.last
+			}
 			continue
 		}
 		q := p[used:]
@@ -77,60 +92,87 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		}
 		c.rest = h.Size()
 	}
-	sink, quiet := s.sink, c.quiet
-	if c.q.empty() {
-		c.quiet = nil
-	} else {
-		quiet = nil
+	c.relayTo = nil
+	if c.rest > 0 && c.forward {
+		c.relayTo = s.sink
 	}
-	relay := sink != nil && c.out.Len() > 0
-	if relay {
+	relay := s.sink != nil && c.out.Len() > 0
+	c.relaying = relay || len(s.earlier) > 0
+	free := false
+	if !c.relaying {
+		free = s.ready && c.detachLocked()
+		c.movedLocked()
+	} else if relay {
 		c.counts.Sent += uint64(c.out.Len())
 	}
+	relaying := c.relaying
 	c.mu.Unlock()
-
-	// The right to write to the client comes before the detachment: whoever
-	// serves that client next finds its bytes behind ours.
-	if relay {
-		sink.Lock()
+	if relaying {
+		free = c.relay(&s, relay)
 	}
-	free := false
-	if s.ready {
-		c.mu.Lock()
-		free = c.detachLocked()
-		c.mu.Unlock()
-	}
-	if relay {
-		_ = sink.Reply(c.out.Bytes()) // a client that is gone is its own goroutine's business
-		sink.Unlock()
-	}
-	c.out.Reset()
-	if quiet != nil {
-		close(quiet)
-	}
-	if free {
-		if err != nil {
-			c.owner.Discard(c, err)
-			return used, err
-		}
-		c.owner.Release(c)
+	if free && err == nil { // after an error fail tells the owner
+		c.handBack()
 	}
 	return used, err
 }
 
-// to makes sink the one that c.out is for, writing what was gathered for
-// another one first. The mutex is held, and let go for the time of the write.
+// relay writes what a scan has gathered: without the mutex, since a client may
+// not be reading. It reports whether the connection has come free.
+func (c *Conn) relay(s *scan, last bool) (free bool) {
+	for _, e := range s.earlier {
+		e.sink.Lock()
+		if c.Alive() {
+			_ = e.sink.Reply(e.p)
+		}
+		e.sink.Unlock()
+	}
+	if last {
+		// The right to write to the client comes before the detachment: whoever
+		// serves that client next finds its bytes behind ours.
+		s.sink.Lock()
+		c.mu.Lock()
+		if s.ready {
+			c.relaying = false
+			free = c.detachLocked()
+			c.relaying = true
+		}
+		alive := c.lost == nil
+		c.mu.Unlock()
+		if alive {
+			_ = s.sink.Reply(c.out.Bytes()) // a client that is gone is its own goroutine's business
+		}
+		s.sink.Unlock()
+		c.out.Reset()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.relaying = false
+	if !free {
+		free = c.detachLocked() // who came while we wrote has left it to us
+	}
+	c.movedLocked()
+	return free
+}
+
+// movedLocked tells those who wait for the queue.
+func (c *Conn) movedLocked() {
+	if c.moved != nil {
+		close(c.moved)
+		c.moved = nil
+	}
+	if !c.owingLocked() {
+		c.wakeQuietLocked()
+	}
+}
+
+// to makes sink the one that c.out is for.
 func (c *Conn) to(sink Sink, s *scan) {
 	if s.sink == sink {
 		return
 	}
-	if old := s.sink; old != nil && c.out.Len() > 0 {
-		c.mu.Unlock()
-		old.Lock()
-		_ = old.Reply(c.out.Bytes())
-		old.Unlock()
+	if s.sink != nil && c.out.Len() > 0 {
+		s.earlier = append(s.earlier, earlier{s.sink, bytes.Clone(c.out.Bytes())})
 		c.out.Reset()
-		c.mu.Lock()
 	}
 	s.sink = sink
 }
@@ -147,13 +189,18 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	case wire.ErrorResponse:
 		e := wire.ReadError(body)
 		c.errors++
-		c.fatal = c.fatal || e.Fatal()
+		if e.Fatal() {
+			return c.lastWords(e, s), nil
+		}
 		v, err := c.q.reply(h.Type, body)
 		if err != nil {
 			return false, err
 		}
-		if v.Failed && c.failed == nil {
-			c.failed = e
+		if v.Failed {
+			c.unsure = c.unsure || !v.Forward && c.holder != nil
+			if c.failed == nil {
+				c.failed = e
+			}
 		}
 		if v.Sink == nil {
 			v.Sink = c.holder
@@ -162,11 +209,11 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			return false, nil
 		}
 		c.to(v.Sink, s)
-		if v.Error != nil {
+		if v.Error != nil && v.Error.Code == e.Code {
 			*c.out.Made() = v.Error.Append(*c.out.Made())
 			return false, nil
 		}
-		return v.Forward, nil
+		return v.Forward || v.Error != nil, nil
 	case wire.CommandComplete:
 		c.complete(body)
 	case wire.ReadyForQuery:
@@ -178,6 +225,19 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	}
 	c.to(v.Sink, s)
 	return true, nil
+}
+
+// lastWords handles a FATAL error, which may come at any time and is the last
+// message: the client hears it whatever is owed.
+func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
+	c.last = e
+	sink := c.holder
+	if sink == nil {
+		return false
+	}
+	c.fatal = true
+	c.to(sink, s)
+	return true
 }
 
 // async handles the messages that may come at any time.
@@ -223,12 +283,13 @@ func (c *Conn) reported(sink Sink, name, value string) {
 		return
 	}
 	login := c.login[name] == value
+	sink.Reported(name, value, login)
+	name = strings.ToLower(name) // as settings are named
 	if login {
 		c.applied = c.applied.Without(name)
 	} else {
 		c.applied = c.applied.With(name, value)
 	}
-	sink.Reported(name, value, login)
 }
 
 var (
@@ -243,13 +304,13 @@ func (c *Conn) complete(body []byte) {
 	}
 	switch {
 	case bytes.Equal(body, tagDiscardAll):
-		c.applied = nil
+		c.applied, c.unsure = nil, false
 	case bytes.Equal(body, tagDeallocateAll):
 	default:
 		return
 	}
 	c.dropped = true
-	c.unnamed = 0
+	c.unnamed = otherUnnamed // the EXECUTE of it may stand in one, which lives on
 	clear(c.prep.used)
 }
 
@@ -288,8 +349,9 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 		}
 	}
 	if v.Forward && v.Sink == nil {
-		v.Sink = c.holder
-		c.to(v.Sink, s)
+		if v.Sink = c.holder; v.Sink != nil {
+			c.to(v.Sink, s)
+		}
 	}
 	s.ready = true
 	return v.Forward && v.Sink != nil, nil
@@ -300,17 +362,18 @@ func (c *Conn) droppedEntry(o Owed) {
 	switch {
 	case o.Kind == Parse && o.Stmt != nil:
 		delete(c.prep.used, o.Stmt)
-	case o.Kind == Parse:
-		c.unnamed = 0
+	case o.Kind == Parse || o.Kind == Query:
+		c.unnamed = otherUnnamed
 	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:
 		c.prep.add(o.Stmt) // it was to be evicted and is still there
 	}
-	if o.Name != "" && o.Sink != nil {
-		o.Sink.Unprepared(o.Name)
+	if o.Change != 0 && o.Sink != nil {
+		o.Sink.Undone(o.Change)
 	}
 }
 
-// fail ends the connection: its holder and its owner are told, once.
+// fail ends the connection: its holder and its owner are told, unless the
+// connection was closed from our side.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	if c.lost != nil {
@@ -320,11 +383,17 @@ func (c *Conn) fail(err error) {
 	c.lost = err
 	holder, fatal := c.holder, c.fatal
 	c.holder = nil
-	c.wakeQuietLocked()
+	c.loseLocked()
 	c.mu.Unlock()
 	_ = c.io.Close()
 	if holder != nil {
 		holder.Lost(err, fatal)
 	}
 	c.owner.Discard(c, err)
+}
+
+// loseLocked tells those who wait that nothing more will come.
+func (c *Conn) loseLocked() {
+	c.movedLocked()
+	c.wakeQuietLocked()
 }

@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// ErrTooLong is returned by Loop when its function wants more bytes in hand
-// than the connection's limit allows.
+// ErrTooLong is returned by Loop when its handler leaves as many bytes as the
+// connection's limit allows, and so wants more.
 var ErrTooLong = errors.New("netio: message longer than the buffer limit")
 
 // Handler consumes what has been read: it returns how many bytes of p it is
@@ -41,8 +41,9 @@ type Conn struct {
 	writeErr error
 
 	// Atomic, for observers.
-	busy  atomic.Uint32 // 2 read since the last Probe, 1 quiet for one Probe, 0 probed
-	woken atomic.Bool
+	busy   atomic.Uint32 // 2 read since the last Probe, 1 quiet for one Probe, 0 probed
+	woken  atomic.Bool
+	closed atomic.Bool
 }
 
 // New wraps nc. limit bounds the bytes that Loop keeps for its handler.
@@ -85,6 +86,20 @@ func (c *Conn) Loop(h Handler) error {
 	return c.result()
 }
 
+// stopped reports whether Loop has been told to end, and with which error. While
+// a peer sends without a pause Loop does not park, so it must look itself.
+func (c *Conn) stopped() bool {
+	switch {
+	case c.closed.Load():
+		c.readErr = net.ErrClosed
+	case c.woken.Load():
+		c.readErr = os.ErrDeadlineExceeded
+	default:
+		return false
+	}
+	return true
+}
+
 func (c *Conn) result() error {
 	if c.readErr == io.EOF && c.have > 0 {
 		return io.ErrUnexpectedEOF
@@ -95,8 +110,7 @@ func (c *Conn) result() error {
 // readable is called with the descriptor when it may have bytes. It returns
 // true to end Loop, false to park.
 func (c *Conn) readable(fd uintptr) bool {
-	if c.woken.Load() {
-		c.readErr = os.ErrDeadlineExceeded
+	if c.stopped() {
 		return true
 	}
 	c.borrow(false)
@@ -128,6 +142,9 @@ func (c *Conn) readable(fd uintptr) bool {
 			c.park()
 			return false
 		}
+		if c.stopped() {
+			return true
+		}
 		if c.have == 0 && len(*c.buf) < largeBuffer {
 			putBuffer(c.buf)
 			c.buf = getBuffer(true)
@@ -144,16 +161,16 @@ func (c *Conn) consume() bool {
 		return false
 	}
 	rest := (*c.buf)[used:c.have]
+	if len(rest) >= c.limit {
+		c.readErr = ErrTooLong
+		return false
+	}
 	if len(rest) < len(*c.buf) {
 		if used > 0 {
 			copy(*c.buf, rest)
 		}
 		c.have = len(rest)
 		return true
-	}
-	if len(rest) >= c.limit {
-		c.readErr = ErrTooLong
-		return false
 	}
 	var larger *[]byte
 	if len(rest) < largeBuffer {
@@ -203,8 +220,8 @@ func (c *Conn) giveBack() {
 // loopPlain is Loop over the ordinary Read. It keeps a buffer while it waits.
 func (c *Conn) loopPlain() error {
 	for {
-		if c.woken.Load() {
-			return os.ErrDeadlineExceeded
+		if c.stopped() {
+			return c.result()
 		}
 		c.borrow(false)
 		n, err := c.nc.Read((*c.buf)[c.have:])
@@ -298,4 +315,7 @@ func (c *Conn) Ended() (ended bool) {
 }
 
 // Close closes the connection; Loop and Write return.
-func (c *Conn) Close() error { return c.nc.Close() }
+func (c *Conn) Close() error {
+	c.closed.Store(true)
+	return c.nc.Close()
+}

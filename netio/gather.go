@@ -4,7 +4,7 @@ package netio
 // are neighbours in the read buffer stay where they are; only what is made or
 // rewritten in between is copied. Its zero value is empty and ready.
 type Gather struct {
-	raw  []byte // a run of the read buffer, behind made
+	raw  []byte // a run of the read buffer; empty once something is made
 	made []byte
 }
 
@@ -30,7 +30,7 @@ func (g *Gather) Relay(p []byte) {
 		g.raw = p
 		return
 	}
-	if n > 0 && cap(g.raw) > n && &g.raw[:n+1][n] == &p[0] {
+	if n > 0 && cap(g.raw) >= n+len(p) && &g.raw[:n+1][n] == &p[0] {
 		g.raw = g.raw[:n+len(p)]
 		return
 	}

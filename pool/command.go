@@ -29,21 +29,21 @@ func (s *Set) Pause(ctx context.Context, database string) error {
 	s.mu.Lock()
 	s.paused[database] = true
 	s.mu.Unlock()
+	var lent []chan struct{}
 	for _, p := range s.of(database) {
 		p.mu.Lock()
 		p.paused = true
 		p.renewLocked()
-		var drained chan struct{}
+		p.growLocked() // which it cannot: it makes way for others
 		if p.lent > 0 {
 			if p.drained == nil {
 				p.drained = make(chan struct{})
 			}
-			drained = p.drained
+			lent = append(lent, p.drained)
 		}
 		p.mu.Unlock()
-		if drained == nil {
-			continue
-		}
+	}
+	for _, drained := range lent {
 		select {
 		case <-drained:
 		case <-ctx.Done():
@@ -66,7 +66,7 @@ func (s *Set) Resume(database string) bool {
 	s.mu.Unlock()
 	for _, p := range s.of(database) {
 		p.mu.Lock()
-		if p.paused {
+		if p.paused && !s.Paused(p.Key.Database) {
 			p.paused, was = false, true
 			now := s.now()
 			for w := p.first; w != nil; w = w.next {
@@ -96,6 +96,35 @@ func (s *Set) Reconnect(database string) {
 		p.mu.Unlock()
 	}
 }
+
+// WaitClose waits until no connection is left that Reconnect, or a changed
+// configuration, has marked to be replaced.
+func (s *Set) WaitClose(ctx context.Context, database string) error {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		old := false
+		for _, p := range s.of(database) {
+			p.mu.Lock()
+			for _, m := range p.all {
+				old = old || p.replacesLocked(m)
+			}
+			p.mu.Unlock()
+		}
+		if !old {
+			return nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// replacesLocked reports whether a connection is to be closed when it comes
+// free.
+func (p *Pool) replacesLocked(m *member) bool { return m.retire || m.generation != p.generation }
 
 // Kill closes every connection now; clients that have one lose it.
 func (s *Set) Kill(database string) {
@@ -136,6 +165,8 @@ type ServerInfo struct {
 	backend.Info
 	Pool  Key
 	State string // active, idle, used, tested, being_canceled
+
+	CloseNeeded bool // to be closed when it comes free
 }
 
 // Stats returns a copy for every pool, in order of their keys.
@@ -174,10 +205,11 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	type one struct {
 		c     *backend.Conn
 		state connState
+		old   bool
 	}
 	all := make([]one, 0, len(p.all))
 	for c, m := range p.all {
-		all = append(all, one{c, m.state})
+		all = append(all, one{c, m.state, p.replacesLocked(m)})
 	}
 	delay := p.limits.CheckDelay
 	p.mu.Unlock()
@@ -186,7 +218,7 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	for _, x := range all {
 		n := x.c.Counters()
 		st.Counters.Merge(&n)
-		i := ServerInfo{Info: x.c.Info(), Pool: p.Key}
+		i := ServerInfo{Info: x.c.Info(), Pool: p.Key, CloseNeeded: x.old}
 		switch {
 		case x.state == stateClosing:
 			i.State = "closing"

@@ -74,6 +74,7 @@ type Pool struct {
 	waiting     int
 	dialing     int
 	lent        int
+	closing     int // of all
 	paused      bool
 	closed      bool
 	generation  int // connections of an earlier one are closed when they come back
@@ -223,12 +224,16 @@ func (p *Pool) Release(c *backend.Conn) {
 		panic("pool: release of a connection that is not lent")
 	}
 	p.unlendLocked(m)
-	if p.closed || m.retire || m.generation != p.generation {
+	if p.closed || m.retire || m.generation != p.generation || p.limits.Size > 0 && len(p.all)-p.closing > p.limits.Size {
 		p.closeLocked(c, m)
 		p.mu.Unlock()
 		return
 	}
-	p.placeLocked(c)
+	if p.set.caps.claims(p) {
+		p.closeLocked(c, m)
+	} else {
+		p.placeLocked(c)
+	}
 	p.mu.Unlock()
 }
 
@@ -239,10 +244,6 @@ func (p *Pool) placeLocked(c *backend.Conn) {
 		p.lendLocked(c)
 		p.wait.Add(time.Duration(p.set.now() - w.since))
 		w.ch <- result{conn: c}
-		return
-	}
-	if p.set.caps.hungry.Load() && (p.limits.MaxDB > 0 || p.limits.MaxUser > 0) {
-		p.closeLocked(c, p.all[c]) // another pool waits for the place
 		return
 	}
 	p.idle = append(p.idle, c)
@@ -262,6 +263,9 @@ func (p *Pool) leaveLocked(w *Waiter) {
 	}
 	w.prev, w.next, w.queued = nil, nil, false
 	p.waiting--
+	if p.waiting == 0 && p.set.caps.hungry.Load() {
+		p.set.caps.forget(p)
+	}
 }
 
 // Cancel ends w's waiting with err. It reports false if w is not waiting.
@@ -306,6 +310,7 @@ func (p *Pool) Discard(c *backend.Conn, err error) {
 // the pool is free when the server has let go of it.
 func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 	m.state = stateClosing
+	p.closing++
 	p.set.goes.Add(1)
 	go func() {
 		defer p.set.goes.Done()
@@ -314,6 +319,7 @@ func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.all, c)
+		p.closing--
 		n := c.Counters()
 		p.gone.Merge(&n)
 		p.set.caps.give(p)
@@ -323,31 +329,40 @@ func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 
 // growLocked opens connections for those who wait, as far as the limits allow.
 func (p *Pool) growLocked() {
+	if !p.openLocked() && p.set.caps.hungry.Load() {
+		p.set.caps.forget(p)
+	}
+}
+
+// openLocked is growLocked; it reports whether a limit that p shares has stopped
+// it.
+func (p *Pool) openLocked() (refused bool) {
 	if p.closed || p.paused {
-		return
+		return false
 	}
 	now := p.set.now()
-	for want := max(p.waiting, p.limits.Min-len(p.all)) - p.dialing; want > 0; want-- {
+	for want := max(p.waiting, p.limits.Min-(len(p.all)-p.closing)) - p.dialing; want > 0; want-- {
 		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size {
-			return
+			return false
 		}
 		if p.failures > 0 {
 			// One attempt at a time, not more often than LoginRetry.
 			if p.dialing > 0 {
-				return
+				return false
 			}
 			if now < p.retryAt {
 				p.retryLaterLocked(time.Duration(p.retryAt - now))
-				return
+				return false
 			}
 		}
 		if !p.set.caps.take(p) {
-			return // give calls again
+			return true
 		}
 		p.dialing++
 		p.set.goes.Add(1)
 		go p.dial(p.login, p.dialer, p.generation)
 	}
+	return false
 }
 
 func (p *Pool) retryLaterLocked(d time.Duration) {
@@ -370,7 +385,9 @@ func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 	p.dialing--
 	if err != nil {
 		p.set.caps.give(p)
-		p.refusalLocked(err)
+		if !p.closed {
+			p.refusalLocked(err)
+		}
 		return
 	}
 	if p.failures > 0 {
@@ -409,14 +426,14 @@ func (p *Pool) refusalLocked(err error) {
 		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
 		p.lastErr = err
 	}
-	if len(p.all) == 0 && !transient(err) {
+	if len(p.all) == 0 && p.dialing == 0 && !transient(err) {
 		for w := p.first; w != nil; w = p.first {
 			p.leaveLocked(w)
 			w.ch <- result{err: err}
 		}
 		return
 	}
-	if p.waiting > 0 && !p.closed {
+	if p.waiting > 0 {
 		p.retryLaterLocked(p.limits.LoginRetry)
 	}
 }

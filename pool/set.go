@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,10 +41,12 @@ type Set struct {
 	caps    *caps
 
 	// Guarded by mu.
-	mu     sync.RWMutex
-	pools  map[Key]*Pool
-	cfg    *config.Config
-	paused map[string]bool // databases; "" is all
+	mu      sync.RWMutex
+	pools   map[Key]*Pool
+	cfg     *config.Config
+	paused  map[string]bool // databases; "" is all
+	retired []*Pool         // out of pools, with connections that are still lent
+	closed  bool
 }
 
 // New starts a Set. Close ends it.
@@ -91,6 +94,10 @@ func (s *Set) Get(database string, db *config.Database, server config.Server, us
 	}
 	p.configure(s.cfg, db)
 	p.login = backend.Login{Server: server, Database: db.DBName, User: user, Password: password}
+	if s.closed {
+		p.closed = true
+		return p
+	}
 	s.pools[k] = p
 	return p
 }
@@ -112,7 +119,9 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 		if u.MaxUserConnections > 0 {
 			l.MaxUser = u.MaxUserConnections
 		}
-		mode = u.PoolMode
+		if u.PoolMode != config.PoolInherit {
+			mode = u.PoolMode
+		}
 	}
 	d := p.set.dialer(cfg, db)
 	p.mu.Lock()
@@ -126,6 +135,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 func (s *Set) Apply(cfg *config.Config) {
 	s.mu.Lock()
 	s.cfg = cfg
+	s.retired = slices.DeleteFunc(s.retired, (*Pool).empty)
 	var retired []*Pool
 	for k, p := range s.pools {
 		db, ok := cfg.Database(k.Database)
@@ -143,10 +153,18 @@ func (s *Set) Apply(cfg *config.Config) {
 		p.configure(cfg, db)
 		p.relogin(db)
 	}
+	s.retired = append(s.retired, retired...)
 	s.mu.Unlock()
 	for _, p := range retired {
 		p.close(ErrClosed)
 	}
+}
+
+// empty reports whether a closed pool has let go of its last connection.
+func (p *Pool) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.all) == 0 && p.dialing == 0
 }
 
 // relogin notes a changed database name or forced password for new connections.
@@ -161,6 +179,12 @@ func (p *Pool) relogin(db *config.Database) {
 	if moved {
 		p.renewLocked()
 	}
+	for n := len(p.all) - p.closing - p.limits.Size; p.limits.Size > 0 && n > 0 && len(p.idle) > 0; n-- {
+		c := p.idle[0]
+		p.idle = slices.Delete(p.idle, 0, 1)
+		p.closeLocked(c, p.all[c])
+	}
+	p.growLocked() // the limits may be higher now
 }
 
 // SetPassword notes the password for new connections of a user whose own name
@@ -262,7 +286,7 @@ func (p *Pool) tidy() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	spare := len(p.all) - l.Min
+	spare := len(p.all) - p.closing - l.Min
 	keep := p.idle[:0]
 	for _, c := range p.idle { // the coldest first
 		old := l.Lifetime > 0 && c.Age() > jittered(l.Lifetime, c.PID)
@@ -296,8 +320,8 @@ func jittered(d time.Duration, pid uint32) time.Duration {
 // connections should have been given up before.
 func (s *Set) Close(ctx context.Context) error {
 	s.mu.Lock()
-	pools := s.pools
-	s.pools = make(map[Key]*Pool)
+	pools := slices.AppendSeq(s.retired, maps.Values(s.pools))
+	s.pools, s.retired, s.closed = make(map[Key]*Pool), nil, true
 	s.mu.Unlock()
 	for _, p := range pools {
 		p.close(ErrClosed)

@@ -131,12 +131,12 @@ func (e *echoClient) simple() exchange {
 	a := e.tag()
 	switch e.r.IntN(3) {
 	case 0:
-		return exchange{pgtest.Query("SELECT '" + a + "'"), "T(?column?) D(" + a + ") C(SELECT 1) Z(I)", 1}
+		return exchange{pgtest.Query("SELECT '" + a + "'"), "T D(" + a + ") C(SELECT 1) Z(I)", 1}
 	case 1:
 		b := e.tag()
 		return exchange{
 			pgtest.Query("SELECT '" + a + "'; SELECT '" + b + "'"),
-			"T(?column?) D(" + a + ") C(SELECT 1) T(?column?) D(" + b + ") C(SELECT 1) Z(I)", 2,
+			"T D(" + a + ") C(SELECT 1) T D(" + b + ") C(SELECT 1) Z(I)", 2,
 		}
 	}
 	return exchange{pgtest.Query("SELECT '" + a + "'::int"), `E(ERROR 22P02: invalid input syntax for type integer: "` + a + `") Z(I)`, 1}
@@ -181,7 +181,7 @@ func (e *echoClient) batch() exchange {
 			"1 2 D(" + a + e.name + " " + name + ") C(SELECT 1) 3 Z(I)", 1,
 		}
 	case 5:
-		return exchange{pgtest.Query("SELECT '" + a + "'"), "T(?column?) D(" + a + ") C(SELECT 1) Z(I)", 1}
+		return exchange{pgtest.Query("SELECT '" + a + "'"), "T D(" + a + ") C(SELECT 1) Z(I)", 1}
 	}
 	return exchange{
 		pgtest.Join(pgtest.Parse("", "SELECT $1::text"), pgtest.Bind("", "", a), pgtest.Execute("", 0), pgtest.Sync()),
@@ -208,7 +208,7 @@ func (e *echoClient) transaction() exchange {
 	a, b := e.tag(), e.tag()
 	return exchange{
 		pgtest.Join(pgtest.Query("BEGIN"), pgtest.Query("SELECT '"+a+"'"), pgtest.Query("SELECT '"+b+"'::int"), pgtest.Query("ROLLBACK")),
-		"C(BEGIN) Z(T) T(?column?) D(" + a + ") C(SELECT 1) Z(T) " +
+		"C(BEGIN) Z(T) T D(" + a + ") C(SELECT 1) Z(T) " +
 			`E(ERROR 22P02: invalid input syntax for type integer: "` + b + `") Z(E) C(ROLLBACK) Z(I)`, 4,
 	}
 }
@@ -237,9 +237,9 @@ func (e *echoClient) cancelled() error {
 	}
 	got := pgtest.Trace(msgs)
 	for _, want := range []string{
-		"T(?column?) D(" + a + ") C(SELECT 1) Z(I)",
+		"T D(" + a + ") C(SELECT 1) Z(I)",
 		"E(ERROR 57014: canceling statement due to user request) Z(I)",
-		"T(?column?) E(ERROR 57014: canceling statement due to user request) Z(I)",
+		"T E(ERROR 57014: canceling statement due to user request) Z(I)",
 	} {
 		if got == want {
 			return nil

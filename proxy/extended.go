@@ -111,6 +111,9 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 // of this name (then the batch holds its Parse, or fails).
 func (s *Session) planOf(name []byte) *router.Plan {
 	if len(name) == 0 {
+		if s.unnamed.id == 0 {
+			return nil
+		}
 		return s.unnamed.plan
 	}
 	if st := s.stmts[string(name)]; st != nil {
@@ -139,13 +142,9 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		if err := s.before(a, plan); err != nil {
 			return 0, false, err
 		}
-		if len(m.Name) > 0 && s.stmts[string(m.Name)] != nil {
-			// The Parse that gave it this name may have failed without our knowing yet.
-			if err := s.calm(a); err != nil {
-				return 0, false, err
-			}
-			s.forgetUnprepared()
-		}
+	}
+	if err := s.sure(a, m.Name); err != nil {
+		return 0, false, err
 	}
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
@@ -156,26 +155,29 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	name := string(m.Name)
 	if s.stmts[name] != nil {
-		// The server must fail as well, for the state of its transaction. Its
-		// error is replaced by the one that the client's own name deserves.
+		// The server must fail as well, for the state of its transaction, and with
+		// whatever it finds wrong first: it is asked for a name that it has. Only
+		// that name is taken out of its answer.
+		taken := s.stmts[name]
+		s.prepare(a, taken, 0)
 		e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
 		p := a.out.Made()
-		*p = wire.AppendParse(*p, "pgproxy", []byte("prepared statement already exists"), nil)
+		*p = wire.AppendParse(*p, taken.Name, m.Query, m.OIDs)
 		a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Replace, Sink: s, Err: e})
 		s.forged = false
 		return h.Size(), false, nil
 	}
 	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan })
-	s.name(name, st)
-	s.prepare(a, st, true, name)
+	s.prepare(a, st, s.rename(name, st))
 	return h.Size(), false, nil
 }
 
-// prepare makes sure that the lease's server has the statement.
-func (s *Session) prepare(a *assembly, st *statement, asked bool, name string) {
+// prepare makes sure that the lease's server has the statement. change is the
+// number of the client's Parse; 0 where it has sent none.
+func (s *Session) prepare(a *assembly, st *statement, change uint64) {
 	before := len(a.owed)
 	p := a.out.Made()
-	a.owed, *p = s.lease.Prepare(&st.Statement, s, asked, name, a.owed, *p)
+	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, a.owed, *p)
 	if n := len(a.owed); n > before {
 		s.forged = a.owed[n-1].Kind == backend.Forge
 	}
@@ -184,12 +186,13 @@ func (s *Session) prepare(a *assembly, st *statement, asked bool, name string) {
 // parseUnnamed relays a Parse of the unnamed statement and keeps a copy of it.
 func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.ParseMessage, plan *router.Plan) (int, bool, error) {
 	u := &s.unnamed
-	u.id = s.srv.unnamed.Add(1)
+	u.id = s.srv.changes.Add(1)
 	u.query = append(u.query[:0], m.Query...)
 	u.oids = append(u.oids[:0], m.OIDs...)
 	u.plan = plan
 	s.lease.SetUnnamed(u.id)
-	s.push(a, backend.Parse)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Sink: s, Change: u.id})
+	s.forged = false
 	if plan.Proxy != nil && plan.Proxy.Show {
 		// The answer is the proxy's, the protocol around it the server's.
 		p := a.out.Made()
@@ -217,7 +220,7 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 		return s.failBatch(err, h)
 	}
 	if len(name) == 0 {
-		s.unnamed = unnamedStatement{id: s.srv.unnamed.Add(1), plan: longPlan}
+		s.unnamed = unnamedStatement{id: s.srv.changes.Add(1), plan: longPlan}
 		s.lease.SetUnnamed(s.unnamed.id)
 	}
 	a.pin, a.wrote = "prepared statement longer than max_query_parse_size", true
@@ -240,6 +243,9 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		}
 		return 0, true, nil
 	}
+	if err := s.sure(a, name); err != nil {
+		return 0, false, err
+	}
 	if plan := s.planOf(name); plan != nil && !s.open {
 		if err := s.before(a, plan); err != nil {
 			return 0, false, err
@@ -259,16 +265,16 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		if !bytes.HasPrefix(name, ownPrefix) {
 			return s.stream(h)
 		}
-		return s.rename(a, portal, "pgproxy", n, h)
+		return s.rebind(a, portal, "pgproxy", n, h)
 	}
-	s.prepare(a, st, false, "")
+	s.prepare(a, st, 0)
 	s.push(a, backend.Bind)
-	return s.rename(a, portal, st.Name, n, h)
+	return s.rebind(a, portal, st.Name, n, h)
 }
 
-// rename relays a Bind under another statement name: its head now, n bytes of
+// rebind relays a Bind under another statement name: its head now, n bytes of
 // names shorter, and the rest as it comes.
-func (s *Session) rename(a *assembly, portal []byte, statement string, n int, h wire.Header) (int, bool, error) {
+func (s *Session) rebind(a *assembly, portal []byte, statement string, n int, h wire.Header) (int, bool, error) {
 	p := a.out.Made()
 	*p = wire.AppendBindHead(*p, portal, statement, h.Body-n)
 	s.rest, s.drop = h.Body-n, false
@@ -276,10 +282,18 @@ func (s *Session) rename(a *assembly, portal []byte, statement string, n int, h 
 }
 
 // reparse prepares the client's unnamed statement again if this server
-// connection has another one.
+// connection has another one, and takes that away if the client has none.
 func (s *Session) reparse(a *assembly, name []byte) {
+	if len(name) != 0 {
+		return
+	}
 	u := &s.unnamed
-	if len(name) != 0 || u.id == 0 || u.query == nil || s.lease.Unnamed() == u.id {
+	if u.id == 0 {
+		p := a.out.Made()
+		a.owed, *p = s.lease.DropUnnamed(s, a.owed, *p)
+		return
+	}
+	if u.query == nil || s.lease.Unnamed(u.id) {
 		return
 	}
 	s.lease.SetUnnamed(u.id)
@@ -300,6 +314,11 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 	if err != nil {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Describe or Close message")
 	}
+	if kind == 'S' {
+		if err := s.sure(a, name); err != nil {
+			return 0, false, err
+		}
+	}
 	if h.Type == wire.Close {
 		if done, err := s.closeLocally(a, kind, name); done || err != nil {
 			return h.Size(), false, err
@@ -313,7 +332,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 	} else {
 		if kind == 'S' {
 			if st := s.stmts[string(name)]; st != nil {
-				s.prepare(a, st, false, "")
+				s.prepare(a, st, 0)
 				s.push(a, backend.Describe)
 				p := a.out.Made()
 				*p = wire.AppendTarget(*p, wire.Describe, 'S', st.Name)
@@ -339,24 +358,24 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 		a.holding = s.lease != nil && s.lease.Hold(s)
 	}
 	known := kind == 'S' && s.stmts[string(name)] != nil
-	switch {
-	case kind == 'S' && len(name) == 0:
-		s.unnamed = unnamedStatement{}
-	case known:
-		s.unname(string(name))
+	if kind == 'S' && len(name) == 0 {
+		s.unnamed.drop()
 	}
 	if !a.holding {
+		if known {
+			s.unname(string(name))
+		}
 		return true, s.writeLocal(wire.AppendEmpty(nil, wire.CloseComplete))
 	}
 	if known {
-		a.owed = append(a.owed, backend.Owed{Kind: backend.Forge, Made: wire.CloseComplete, Sink: s})
+		change := s.rename(string(name), nil)
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Forge, Made: wire.CloseComplete, Sink: s, Change: change})
 		s.open, s.forged = true, true
 	}
 	return known, nil
 }
 
-// flushMessage handles Flush. A reply that the proxy makes itself goes out with
-// the server's next one, so the server is given something to answer.
+// flushMessage handles Flush.
 func (s *Session) flushMessage(a *assembly, h wire.Header) (int, bool, error) {
 	if !a.holding {
 		a.holding = s.lease != nil && s.lease.Hold(s)
@@ -364,13 +383,32 @@ func (s *Session) flushMessage(a *assembly, h wire.Header) (int, bool, error) {
 	if !a.holding {
 		return s.discard(h)
 	}
-	if s.forged {
-		s.forged = false
-		p := a.out.Made()
-		*p = wire.AppendTarget(*p, wire.Close, 'S', "pgproxy")
-		a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Do: backend.Swallow, Sink: s})
-	}
+	s.pushForged(a)
 	return s.stream(h)
+}
+
+// pushForged gives the server something to answer if the last reply is one that
+// the proxy makes itself, since that goes out with the server's next one.
+func (s *Session) pushForged(a *assembly) {
+	if !s.forged {
+		return
+	}
+	s.forged = false
+	p := a.out.Made()
+	*p = wire.AppendTarget(*p, wire.Close, 'S', "pgproxy")
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Do: backend.Swallow, Sink: s})
+}
+
+// flushOut has the server answer what it has of the open batch.
+func (s *Session) flushOut(a *assembly) {
+	if !a.holding {
+		a.holding = s.lease != nil && s.lease.Hold(s)
+	}
+	if a.holding {
+		s.pushForged(a)
+		p := a.out.Made()
+		*p = wire.AppendFlush(*p)
+	}
 }
 
 // sync handles Sync. Without a server the proxy answers itself: there is nothing
@@ -380,6 +418,7 @@ func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of Sync message")
 	}
 	s.open, s.batch = false, nil
+	s.batches++
 	if !s.skipping && !a.holding {
 		a.holding = s.lease != nil && s.lease.Hold(s)
 	}

@@ -57,9 +57,7 @@ func (s *Session) push(a *assembly, kind backend.Kind) {
 // sends them on in as few writes as there are servers to send to.
 func (s *Session) onClient(p []byte) (used int, err error) {
 	s.lastSeen.Store(router.Nanotime())
-	if s.hasUnprepared.Load() {
-		s.forgetUnprepared()
-	}
+	s.catchUp()
 	a := assemblies.Get().(*assembly)
 	defer func() {
 		a.reset()
@@ -205,6 +203,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	s.effects(a, plan)
 	s.push(a, backend.Query)
+	s.unnamed.drop() // as the server does
 	if len(q) < h.Size() {
 		return s.stream(h)
 	}

@@ -95,7 +95,7 @@ type Server struct {
 	// Atomic, for observers.
 	draining atomic.Bool
 	nextID   atomic.Uint64
-	unnamed  atomic.Uint64
+	changes  atomic.Uint64 // numbers of Parses and Closes of all clients, see nameChange
 	clients  atomic.Int64
 	logins   atomic.Uint64
 	refused  atomic.Uint64

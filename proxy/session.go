@@ -61,6 +61,8 @@ type Session struct {
 	mode          config.PoolMode
 	pools         []*pool.Pool // by index of db.Servers, as far as asked for
 	stmts         map[string]*statement
+	changes       []nameChange // not known yet whether they have happened
+	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
 	waiter        pool.Waiter
 
@@ -72,25 +74,28 @@ type Session struct {
 	mu         sync.Mutex
 	ended      error    // why the session must end
 	cancelWait func()   // ends a wait for a server
-	unprepared []string // names whose Parse has not happened
+	undone     []uint64 // changes that have not happened
 
 	// Atomic, for observers and the server connection.
-	hasUnprepared atomic.Bool
-	settings      atomic.Pointer[backend.Settings] // wanted now
-	current       atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
-	lastWrite     atomic.Int64
-	waiting       atomic.Int64 // since when, Nanotime; 0 is not waiting
-	lastSeen      atomic.Int64 // when the client last sent something, Nanotime
-	prepared      atomic.Int64
+	hasUndone atomic.Bool
+	settings  atomic.Pointer[backend.Settings] // wanted now
+	current   atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
+	lastWrite atomic.Int64
+	waiting   atomic.Int64 // since when, Nanotime; 0 is not waiting
+	lastSeen  atomic.Int64 // when the client last sent something, Nanotime
+	prepared  atomic.Int64
 }
 
 // unnamedStatement is the client's unnamed prepared statement, kept so that it
 // can be prepared again on another server connection.
 type unnamedStatement struct {
-	id          uint64 // 0: there is none
+	id          uint64 // number of its Parse, as in nameChange; 0: there is none
 	query, oids []byte
 	plan        *router.Plan
 }
+
+// drop forgets the statement, but not its memory.
+func (u *unnamedStatement) drop() { u.id, u.plan = 0, nil }
 
 // Route tells where a statement went, and why.
 type Route struct {

@@ -42,12 +42,12 @@ func (s *Session) Reported(name, value string, login bool) {
 	s.settings.Store(cur.With(name, value))
 }
 
-// Unprepared notes that a Parse of this name has not happened.
-func (s *Session) Unprepared(name string) {
+// Undone notes that a change of the client's names has not happened.
+func (s *Session) Undone(change uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unprepared = append(s.unprepared, name)
-	s.hasUnprepared.Store(true)
+	s.undone = append(s.undone, change)
+	s.hasUndone.Store(true)
 }
 
 // Wrote notes an acknowledged write.

@@ -215,23 +215,22 @@ func (c *candidates) pick() int {
 }
 
 // leastConn picks the server with the fewest leases for its weight; among
-// equals, each in turn.
+// equals, any of them.
 func (c *candidates) leastConn() int {
-	best, bestLoad := -1, int64(0)
-	n := len(c.t.Servers)
-	if n == 0 {
-		return -1
-	}
-	first := int(c.t.Turn.Add(1) % uint64(n))
-	for k := range n {
-		i := (first + k) % n
+	best, bestLoad, bestWeight, equals := -1, int64(0), int64(1), uint32(0)
+	for i := range c.t.Servers {
 		s := &c.t.Servers[i]
 		if !c.usable(s) {
 			continue
 		}
-		load := min(s.Load.Load()+1, maxComparableLoad)
-		if best < 0 || load*int64(c.t.Servers[best].Weight) < bestLoad*int64(s.Weight) {
-			best, bestLoad = i, load
+		load, weight := min(s.Load.Load()+1, maxComparableLoad), int64(s.Weight)
+		switch a, b := load*bestWeight, bestLoad*weight; {
+		case best < 0 || a < b:
+			best, bestLoad, bestWeight, equals = i, load, weight, 1
+		case a == b:
+			if equals++; rand.Uint32N(equals) == 0 {
+				best, bestLoad, bestWeight = i, load, weight
+			}
 		}
 	}
 	return best

@@ -67,7 +67,7 @@ func AppendQuery(dst []byte, sql string) []byte {
 func AppendParse(dst []byte, name string, query, oids []byte) []byte {
 	dst, at := begin(dst, Parse)
 	dst = appendString(dst, name)
-	dst = append(append(dst, query...), 0)
+	dst = appendString(dst, query)
 	if oids == nil {
 		oids = []byte{0, 0}
 	}
@@ -92,9 +92,10 @@ func AppendBindText(dst []byte, statement string, params ...string) []byte {
 // AppendBindHead appends the header of a Bind message with these names whose
 // other rest bytes of body follow.
 func AppendBindHead(dst, portal []byte, statement string, rest int) []byte {
-	dst = AppendHeader(dst, Bind, len(portal)+1+len(statement)+1+rest)
-	dst = append(append(dst, portal...), 0)
-	return append(append(dst, statement...), 0)
+	p, s := cutNUL(portal), cutNUL(statement)
+	dst = AppendHeader(dst, Bind, len(p)+1+len(s)+1+rest)
+	dst = append(append(dst, p...), 0)
+	return append(append(dst, s...), 0)
 }
 
 // AppendTarget appends a Describe or Close message (typ) for a statement ('S')

@@ -114,14 +114,17 @@ func String(p []byte) (s, rest []byte, ok bool) {
 
 // appendString appends s as a NUL-terminated string. A NUL inside s would end
 // it early and smuggle the rest into the next field, so s is cut there.
-func appendString(dst []byte, s string) []byte {
+func appendString[T string | []byte](dst []byte, s T) []byte {
+	return append(append(dst, cutNUL(s)...), 0)
+}
+
+func cutNUL[T string | []byte](s T) T {
 	for i := 0; i < len(s); i++ {
 		if s[i] == 0 {
-			s = s[:i]
-			break
+			return s[:i]
 		}
 	}
-	return append(append(dst, s...), 0)
+	return s
 }
 
 // finish writes the length of the message that starts at dst[start].

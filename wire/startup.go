@@ -132,9 +132,10 @@ func SplitOptions(s string) []string {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
-		case c == '\\' && i+1 < len(s):
-			i++
-			w.WriteByte(s[i])
+		case c == '\\':
+			if i++; i < len(s) {
+				w.WriteByte(s[i])
+			}
 			inWord = true
 		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
 			if inWord {

@@ -1,0 +1,134 @@
+package proxy
+
+import "slices"
+
+// The names of a client's prepared statements. Messages that change them are
+// acted on when they are sent, since later ones in the same write depend on it.
+// The server may ignore them after all: they stand in or behind an error then.
+// Until its answer is known, a change stands in a journal and can be undone.
+
+// nameChange is a Parse or Close that has been sent.
+type nameChange struct {
+	number uint64     // backend.Owed.Change
+	batch  uint64     // Session.batches when it was sent
+	name   string     // of the statement
+	now    *statement // what has the name; nil after a Close
+	before *statement // what had it; nil if it was free
+}
+
+// rename notes that the client's name stands for st from here on (nil: for
+// nothing), and returns the number of the change.
+func (s *Session) rename(name string, st *statement) (number uint64) {
+	number = s.srv.changes.Add(1)
+	s.changes = append(s.changes, nameChange{number: number, batch: s.batches, name: name, now: st, before: s.stmts[name]})
+	s.setName(name, st)
+	return number
+}
+
+func (s *Session) setName(name string, st *statement) {
+	switch {
+	case st == nil:
+		delete(s.stmts, name)
+	case s.stmts == nil:
+		s.stmts = map[string]*statement{name: st}
+	default:
+		s.stmts[name] = st
+	}
+	s.prepared.Store(int64(len(s.stmts)))
+}
+
+// unname takes a name from the client for good.
+func (s *Session) unname(name string) {
+	if st := s.stmts[name]; st != nil {
+		s.setName(name, nil)
+		s.srv.registry.put(st)
+	}
+}
+
+// catchUp takes over what has become known of the changes under way.
+func (s *Session) catchUp() {
+	answered := len(s.changes) > 0 && (s.lease == nil || !s.lease.HeldBy(s))
+	if s.hasUndone.Load() {
+		s.undo()
+	}
+	if answered {
+		s.commit(func(*nameChange) bool { return true })
+	}
+}
+
+// undo takes back the changes that have not happened.
+func (s *Session) undo() {
+	s.mu.Lock()
+	numbers := s.undone
+	s.undone = nil
+	s.hasUndone.Store(false)
+	s.mu.Unlock()
+	for _, n := range numbers {
+		if n == s.unnamed.id {
+			// What was unnamed before it may live on at the server, but is not kept
+			// here: the client hears 26000 if it asks for it, never gets another.
+			s.unnamed.drop()
+		}
+		i := slices.IndexFunc(s.changes, func(c nameChange) bool { return c.number == n })
+		if i < 0 {
+			continue
+		}
+		c := s.changes[i]
+		s.changes = slices.Delete(s.changes, i, i+1)
+		if c.now != nil {
+			s.srv.registry.put(c.now)
+		}
+		if j := slices.IndexFunc(s.changes[i:], func(d nameChange) bool { return d.name == c.name }); j >= 0 {
+			s.changes[i+j].before = c.before
+		} else {
+			s.setName(c.name, c.before)
+		}
+	}
+}
+
+// commit forgets the changes that have happened.
+func (s *Session) commit(which func(*nameChange) bool) {
+	s.changes = slices.DeleteFunc(s.changes, func(c nameChange) bool {
+		if !which(&c) {
+			return false
+		}
+		if c.before != nil {
+			s.srv.registry.put(c.before)
+		}
+		return true
+	})
+}
+
+// sure waits for the fate of the changes of earlier batches if this name is among
+// them: a name whose Parse has failed must not be taken for prepared, nor one
+// whose Close was ignored for free.
+func (s *Session) sure(a *assembly, name []byte) error {
+	earlier := func(c *nameChange) bool { return c.batch != s.batches }
+	if !slices.ContainsFunc(s.changes, func(c nameChange) bool { return earlier(&c) && c.name == string(name) }) {
+		return nil
+	}
+	if s.open {
+		s.flushOut(a)
+	}
+	if err := s.calm(a); err != nil {
+		return err
+	}
+	s.undo()
+	s.commit(earlier)
+	if s.open {
+		if a.holding = s.lease != nil && s.lease.Hold(s); !a.holding {
+			return s.lostBatch()
+		}
+	}
+	return nil
+}
+
+// dropStatements takes all names from the client, and its unnamed statement.
+func (s *Session) dropStatements() {
+	for _, st := range s.stmts {
+		s.srv.registry.put(st)
+	}
+	s.commit(func(*nameChange) bool { return true })
+	s.stmts, s.unnamed = nil, unnamedStatement{}
+	s.prepared.Store(0)
+}

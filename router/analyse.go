@@ -1,0 +1,307 @@
+package router
+
+import (
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// The reasons that name nothing from the statement.
+const (
+	reasonRead       Reason = "read: only known pure functions"
+	reasonReadBegin  Reason = "read: BEGIN READ ONLY"
+	reasonReadShow   Reason = "read: setting of the whole cluster"
+	reasonEmpty      Reason = "empty query"
+	reasonOwn        Reason = "answered by the proxy"
+	reasonMulti      Reason = "several statements"
+	reasonNoParse    Reason = "does not parse"
+	reasonUnreadable Reason = "does not parse: quote or character out of place"
+	reasonEncoding   Reason = "not UTF-8"
+	reasonBackslash  Reason = "backslash in a plain string: its meaning depends on a setting"
+	reasonTooLarge   Reason = "too large to parse"
+	reasonTooDeep    Reason = "nested too deeply to parse"
+	reasonBroken     Reason = "the analysis failed"
+)
+
+// analyse parses a text and says what it is. The caller has made sure that it
+// is UTF-8 without a zero byte.
+func analyse(text []byte) *Plan {
+	deep, ok := tooDeep(text)
+	switch {
+	case !ok:
+		return primary(reasonUnreadable, "", EffectWrite|EffectOther)
+	case deep:
+		return &Plan{Reason: reasonTooDeep, Effects: guessEffects(text)}
+	}
+	tree, err := pg.Parse(string(text))
+	if err != nil {
+		// Most likely the server refuses it too. If it is newer than this
+		// parser it may do anything.
+		return &Plan{Reason: reasonNoParse, Effects: EffectWrite | EffectOther}
+	}
+	switch len(tree.GetStmts()) {
+	case 0:
+		return &Plan{Class: ClassAny, Reason: reasonEmpty}
+	case 1:
+		return planOf(tree.GetStmts()[0].GetStmt())
+	}
+	p := &Plan{Reason: reasonMulti, Effects: EffectMulti}
+	for _, s := range tree.GetStmts() {
+		p.Effects |= planOf(s.GetStmt()).Effects
+	}
+	return p
+}
+
+// findings is what a walk over one statement's tree brings home.
+type findings struct {
+	reason  Reason // the first thing that is not proved harmless; "" if none
+	effects Effect
+}
+
+// refuse notes that something is not proved harmless, and what it does.
+func (f *findings) refuse(why Reason, effects Effect) {
+	if f.reason == "" {
+		f.reason = why
+	}
+	f.effects |= effects
+}
+
+// look walks the whole tree under m.
+func look(m proto.Message) findings {
+	var f findings
+	f.walk(m.ProtoReflect())
+	return f
+}
+
+// walk judges m and everything below it. It goes over the fields by
+// reflection: no field can be forgotten, and a node of a type that judge does
+// not know is never taken for harmless.
+func (f *findings) walk(m protoreflect.Message) {
+	f.judge(m.Interface())
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if field.Kind() != protoreflect.MessageKind {
+			return true
+		}
+		if field.IsList() {
+			list := v.List()
+			for i := range list.Len() {
+				f.walk(list.Get(i).Message())
+			}
+			return true
+		}
+		f.walk(v.Message())
+		return true
+	})
+}
+
+func (f *findings) judge(m proto.Message) {
+	switch n := m.(type) {
+	case *pg.Node, *pg.RawStmt, *pg.List, *pg.String, *pg.Integer, *pg.Float, *pg.Boolean, *pg.BitString,
+		*pg.SelectStmt, *pg.WithClause, *pg.CommonTableExpr, *pg.CTESearchClause, *pg.CTECycleClause,
+		*pg.ResTarget, *pg.ParamRef, *pg.A_Const, *pg.A_Star, *pg.A_Indices,
+		*pg.A_Indirection, *pg.A_ArrayExpr, *pg.TypeCast, *pg.CollateClause, *pg.Alias, *pg.JoinExpr,
+		*pg.RangeSubselect, *pg.RangeFunction, *pg.RangeTableFunc, *pg.RangeTableFuncCol, *pg.ColumnDef,
+		*pg.WindowDef, *pg.GroupingSet, *pg.GroupingFunc, *pg.BoolExpr, *pg.CaseExpr, *pg.CaseWhen,
+		*pg.CoalesceExpr, *pg.MinMaxExpr, *pg.NullTest, *pg.BooleanTest, *pg.RowExpr, *pg.NamedArgExpr,
+		*pg.SQLValueFunction, *pg.XmlExpr, *pg.XmlSerialize,
+		*pg.JsonFormat, *pg.JsonReturning, *pg.JsonValueExpr, *pg.JsonIsPredicate, *pg.JsonBehavior,
+		*pg.JsonOutput, *pg.JsonArgument, *pg.JsonFuncExpr, *pg.JsonTablePathSpec, *pg.JsonTable,
+		*pg.JsonTableColumn, *pg.JsonKeyValue, *pg.JsonParseExpr, *pg.JsonScalarExpr,
+		*pg.JsonSerializeExpr, *pg.JsonObjectConstructor, *pg.JsonArrayConstructor,
+		*pg.JsonArrayQueryConstructor, *pg.JsonAggConstructor, *pg.JsonObjectAgg, *pg.JsonArrayAgg:
+		// Harmless by themselves.
+	case *pg.ColumnRef:
+		if name := lastName(n.GetFields()); sequenceColumns[name] {
+			f.refuse("may be read from a sequence, which a standby shows ahead: "+clean(name), 0)
+		}
+	case *pg.FuncCall:
+		f.function(n)
+	case *pg.RangeVar:
+		f.relation(n)
+	case *pg.TypeName:
+		f.typeName(n)
+	case *pg.A_Expr:
+		switch n.GetKind() {
+		case pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN,
+			pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
+			// Its name is BETWEEN, its operators are >= and <=.
+		default:
+			f.operator(n.GetName())
+		}
+	case *pg.SubLink:
+		f.operator(n.GetOperName())
+	case *pg.SortBy:
+		f.operator(n.GetUseOp())
+	case *pg.RangeTableSample:
+		if name := lastName(n.GetMethod()); len(n.GetMethod()) != 1 || !sampleMethods[name] {
+			f.refuse("sampling method not known to be pure: "+clean(name), EffectWrite)
+		}
+	case *pg.LockingClause:
+		f.refuse("lock: FOR "+lockStrength(n.GetStrength()), 0)
+	case *pg.IntoClause:
+		f.refuse("write: SELECT INTO", EffectWrite|EffectDDL|tempEffect(n))
+	case *pg.InsertStmt:
+		f.refuse("write: INSERT", EffectWrite)
+	case *pg.UpdateStmt:
+		f.refuse("write: UPDATE", EffectWrite)
+	case *pg.DeleteStmt:
+		f.refuse("write: DELETE", EffectWrite)
+	case *pg.MergeStmt:
+		f.refuse("write: MERGE", EffectWrite)
+	default:
+		f.refuse("not known to be harmless: "+Reason(m.ProtoReflect().Descriptor().Name()), EffectWrite)
+	}
+}
+
+func lockStrength(s pg.LockClauseStrength) Reason {
+	switch s {
+	case pg.LockClauseStrength_LCS_FORKEYSHARE:
+		return "KEY SHARE"
+	case pg.LockClauseStrength_LCS_FORSHARE:
+		return "SHARE"
+	case pg.LockClauseStrength_LCS_FORNOKEYUPDATE:
+		return "NO KEY UPDATE"
+	}
+	return "UPDATE"
+}
+
+// function judges a call. The functions that touch the session are known by
+// their name in any schema, the pure ones only as PostgreSQL's own.
+func (f *findings) function(n *pg.FuncCall) {
+	name := lastName(n.GetFuncname())
+	switch functionKinds[name] {
+	case functionServer:
+		f.refuse("answer differs by server: "+clean(name), 0)
+	case functionSession:
+		f.refuse("session state: "+clean(name), 0)
+	case functionSequence:
+		f.refuse("write: "+clean(name), EffectWrite)
+	case functionSetConfig:
+		effects := EffectSet
+		if args := n.GetArgs(); len(args) == 3 && args[2].GetAConst().GetBoolval().GetBoolval() {
+			effects = 0
+		}
+		f.refuse("session state: set_config", effects)
+	case functionXactLock, functionUnlock:
+		f.refuse("lock: "+clean(name), 0)
+	case functionSessionLock:
+		f.refuse("lock: "+clean(name), EffectAdvisoryLock)
+	case functionSessionState:
+		f.refuse("session state: "+clean(name), EffectWrite|EffectOther)
+	default:
+		if !builtin(n.GetFuncname()) || !pureFunctions[name] {
+			f.refuse("function not known to be pure: "+dotted(n.GetFuncname()), EffectWrite)
+		}
+	}
+}
+
+func (f *findings) operator(name []*pg.Node) {
+	if len(name) == 0 || builtin(name) && pureOperators[lastName(name)] {
+		return
+	}
+	f.refuse("operator not known to be pure: "+dotted(name), EffectWrite)
+}
+
+func (f *findings) typeName(n *pg.TypeName) {
+	if n.GetPctType() || !builtin(n.GetNames()) || !pureTypes[lastName(n.GetNames())] {
+		f.refuse("type not known to be pure: "+dotted(n.GetNames()), EffectWrite)
+	}
+}
+
+// relation judges a table, view or sequence that is read.
+func (f *findings) relation(n *pg.RangeVar) {
+	schema, name := n.GetSchemaname(), n.GetRelname()
+	switch {
+	case isTemp(n):
+		f.refuse("temporary: "+clean(name), 0)
+	case strings.HasPrefix(name, "pg_") && (!pureCatalogs[name] || schema != "" && schema != "pg_catalog"),
+		strings.HasPrefix(schema, "pg_") && schema != "pg_catalog":
+		f.refuse("belongs to one server or session: "+clean(name), 0)
+	case strings.HasSuffix(name, "_seq"):
+		f.refuse("may be a sequence, which a standby shows ahead: "+clean(name), 0)
+	}
+}
+
+// isTemp tells whether a relation is a temporary one by its words alone.
+func isTemp(n *pg.RangeVar) bool {
+	return n.GetRelpersistence() == "t" || isTempSchema(n.GetSchemaname())
+}
+
+func isTempSchema(name string) bool {
+	return name == "pg_temp" || strings.HasPrefix(name, "pg_temp_")
+}
+
+// tempEffect looks in a whole tree for a temporary relation, or an object
+// named in pg_temp.
+func tempEffect(m proto.Message) Effect {
+	found := Effect(0)
+	var walk func(m protoreflect.Message)
+	walk = func(m protoreflect.Message) {
+		switch n := m.Interface().(type) {
+		case *pg.RangeVar:
+			if isTemp(n) {
+				found = EffectTemp
+			}
+		case *pg.String:
+			if isTempSchema(n.GetSval()) {
+				found = EffectTemp
+			}
+		case *pg.A_Const:
+			return
+		}
+		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			switch {
+			case field.Kind() != protoreflect.MessageKind:
+			case field.IsList():
+				for i := range v.List().Len() {
+					walk(v.List().Get(i).Message())
+				}
+			default:
+				walk(v.Message())
+			}
+			return true
+		})
+	}
+	walk(m.ProtoReflect())
+	return found
+}
+
+// builtin tells whether a name is unqualified or in pg_catalog.
+func builtin(name []*pg.Node) bool {
+	return len(name) == 1 || len(name) == 2 && name[0].GetString_().GetSval() == "pg_catalog"
+}
+
+func lastName(name []*pg.Node) string {
+	if len(name) == 0 {
+		return ""
+	}
+	return name[len(name)-1].GetString_().GetSval()
+}
+
+func dotted(name []*pg.Node) Reason {
+	parts := make([]string, 0, len(name))
+	for _, n := range name {
+		parts = append(parts, n.GetString_().GetSval())
+	}
+	if len(parts) > 1 && parts[0] == "pg_catalog" {
+		parts = parts[1:]
+	}
+	return clean(strings.Join(parts, "."))
+}
+
+// clean makes a client's identifier fit for one line of log or console.
+func clean(name string) Reason {
+	name = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {
+			return '?'
+		}
+		return r
+	}, name)
+	const most = 128
+	if len(name) > most {
+		name = strings.ToValidUTF8(name[:most], "") + "..."
+	}
+	return Reason(name)
+}

@@ -1,0 +1,195 @@
+package router
+
+import (
+	"strings"
+	"time"
+)
+
+// Class says which servers may run a statement.
+type Class uint8
+
+const (
+	// ClassPrimary is for whatever is not proved to be a read.
+	ClassPrimary Class = iota
+	// ClassRead is a statement that is proved to write nothing, lock nothing
+	// and touch no session state: any server may run it.
+	ClassRead
+	// ClassAny needs no particular server: an empty query, or a question that
+	// the proxy answers itself.
+	ClassAny
+)
+
+// String returns the word that the console shows.
+func (c Class) String() string {
+	switch c {
+	case ClassRead:
+		return "read"
+	case ClassAny:
+		return "any"
+	default:
+		return "primary"
+	}
+}
+
+// Effect is a set of bits: what a statement does, when it succeeds, to the
+// session or the database. A string of several statements has the union.
+type Effect uint32
+
+const (
+	// EffectBegin opens a transaction block: BEGIN, START TRANSACTION,
+	// COMMIT AND CHAIN, ROLLBACK AND CHAIN.
+	EffectBegin Effect = 1 << iota
+	// EffectBeginReadOnly comes together with EffectBegin when the block is
+	// declared READ ONLY.
+	EffectBeginReadOnly
+	// EffectEnd ends the transaction block: COMMIT, END, ROLLBACK, ABORT and
+	// PREPARE TRANSACTION.
+	EffectEnd
+	// EffectSet changes a setting beyond the current transaction: SET, RESET,
+	// SET SESSION CHARACTERISTICS, set_config with is_local not plainly true.
+	EffectSet
+	// EffectPrepare is the SQL statement PREPARE.
+	EffectPrepare
+	// EffectDeallocate is DEALLOCATE of one name.
+	EffectDeallocate
+	// EffectDeallocateAll is DEALLOCATE ALL.
+	EffectDeallocateAll
+	// EffectDiscardAll is DISCARD ALL. The smaller DISCARDs have no bit: they
+	// only give back what other bits have announced.
+	EffectDiscardAll
+	// EffectListen changes what the session listens to: LISTEN, UNLISTEN.
+	EffectListen
+	// EffectTemp makes a temporary object.
+	EffectTemp
+	// EffectAdvisoryLock takes, or may take, an advisory lock that outlives
+	// the transaction.
+	EffectAdvisoryLock
+	// EffectHoldCursor is DECLARE ... WITH HOLD.
+	EffectHoldCursor
+	// EffectCopy is COPY in any direction.
+	EffectCopy
+	// EffectDDL changes the catalog.
+	EffectDDL
+	// EffectWrite writes, or may write, what another session could read
+	// later: a session that must see its own writes counts from its end.
+	EffectWrite
+	// EffectOther leaves the session in a state that nobody can tell: DO,
+	// CALL, LOAD, or a text that could not be parsed.
+	EffectOther
+	// EffectMulti marks a string of several statements.
+	EffectMulti
+)
+
+var effectNames = [...]string{
+	"begin", "begin_read_only", "end", "set", "prepare", "deallocate",
+	"deallocate_all", "discard_all", "listen", "temp", "advisory_lock",
+	"hold_cursor", "copy", "ddl", "write", "other", "multi",
+}
+
+// Has reports whether every bit of want is set.
+func (e Effect) Has(want Effect) bool { return e&want == want }
+
+// Any reports whether at least one bit of want is set.
+func (e Effect) Any(want Effect) bool { return e&want != 0 }
+
+// String lists the bits by name, joined by "|"; "" for none.
+func (e Effect) String() string {
+	var b strings.Builder
+	for i, name := range effectNames {
+		if e&(1<<i) == 0 {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('|')
+		}
+		b.WriteString(name)
+	}
+	return b.String()
+}
+
+// Reason is a short text that an operator understands: why a statement has
+// its class, or why a server was chosen. It names functions, relations and
+// key words, and never holds a literal.
+type Reason string
+
+// Plan is what the router knows about one statement text. It is shared by
+// everybody who sends the same shape: nobody may change it or its slices.
+type Plan struct {
+	// Class says where it may run, Reason why.
+	Class  Class
+	Reason Reason
+	// Effects is what it does when it succeeds.
+	Effects Effect
+	// Tag is the first part of its CommandComplete ("SELECT", "CREATE TABLE");
+	// "" when there is no statement, several, or it is not known.
+	Tag string
+	// Vars is set for a single SET or RESET statement of plain settings.
+	Vars []Var
+	// Proxy is set for a single SHOW, SET or RESET of pgproxy.*: the proxy
+	// answers it and no server sees it.
+	Proxy *Command
+	// Target is the word of a leading hint, as in
+	// /* pgproxy: target=replica */: "primary", "replica" or a group's name,
+	// in lower case; "" for none.
+	Target string
+}
+
+// Var is one setting changed by a SET or RESET statement.
+type Var struct {
+	// Name is the setting in lower case. The statements with a grammar of
+	// their own have their setting's name: "timezone", "client_encoding",
+	// "role", "session_authorization". "" together with All.
+	Name string
+	// Value is in the form that set_config takes: lists are joined by ", ",
+	// with each name quoted where the setting wants it so (search_path).
+	// "" with Reset.
+	Value string
+	// Reset is RESET, or SET ... TO DEFAULT.
+	Reset bool
+	// Local is SET LOCAL: gone at the end of the transaction.
+	Local bool
+	// All is RESET ALL.
+	All bool
+}
+
+// Command is a statement that the proxy itself answers.
+type Command struct {
+	// Name is what stands after "pgproxy.", in lower case.
+	Name string
+	// Value is what SET gives; "" for SHOW and Reset.
+	Value string
+	// Show is SHOW; otherwise it is SET, or RESET (or SET ... TO DEFAULT)
+	// when Reset is true. Local is SET LOCAL.
+	Show, Reset, Local bool
+}
+
+// Options bounds a Router. A field at or below 0 has the default.
+type Options struct {
+	// MaxShapes is the number of shapes that are remembered; default 10,000.
+	MaxShapes int
+	// MaxShapeBytes bounds the memory that they take, in bytes; default 16 MiB.
+	MaxShapeBytes int
+	// MaxParse is the longest text, in bytes, that is parsed; default 1 MiB.
+	MaxParse int
+}
+
+// ShapeStat is one remembered shape.
+type ShapeStat struct {
+	Shape   string // the statement with its literals replaced by "?"
+	Hash    string // 32 hexadecimal digits, other ones in each process
+	Class   Class
+	Reason  Reason
+	Hits    uint64    // times that it was found after it was made
+	Stamped time.Time // when it was parsed
+}
+
+// Stats are the counters of a Router since it was made.
+type Stats struct {
+	Hits      uint64 // plans found
+	Misses    uint64 // plans made and remembered
+	Uncached  uint64 // plans made that may not be remembered
+	Evictions uint64 // shapes forgotten for want of room
+	Entries   int    // shapes remembered now
+	Bytes     int64  // memory that they take now, in bytes
+	Panics    uint64 // analyses that failed; 0 unless something is wrong here
+}

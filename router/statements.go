@@ -1,0 +1,377 @@
+package router
+
+import (
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+)
+
+// cursorHold is the bit of DeclareCursorStmt.options for WITH HOLD.
+const cursorHold = 0x20
+
+// statefulEffects are what a prepared statement may do each time it is
+// executed; EXECUTE does not say which statement it runs, so PREPARE has them.
+const statefulEffects = EffectSet | EffectAdvisoryLock | EffectTemp | EffectOther
+
+// planOf judges one parsed statement.
+func planOf(stmt *pg.Node) *Plan {
+	switch n := stmt.GetNode().(type) {
+	case *pg.Node_SelectStmt:
+		f := look(n.SelectStmt)
+		if f.reason == "" {
+			return &Plan{Class: ClassRead, Reason: reasonRead, Tag: "SELECT"}
+		}
+		return f.plan("SELECT")
+	case *pg.Node_InsertStmt:
+		return planLooked(n.InsertStmt, "INSERT")
+	case *pg.Node_UpdateStmt:
+		return planLooked(n.UpdateStmt, "UPDATE")
+	case *pg.Node_DeleteStmt:
+		return planLooked(n.DeleteStmt, "DELETE")
+	case *pg.Node_MergeStmt:
+		return planLooked(n.MergeStmt, "MERGE")
+	case *pg.Node_ExplainStmt:
+		return planExplain(n.ExplainStmt)
+	case *pg.Node_TransactionStmt:
+		return planTransaction(n.TransactionStmt)
+	case *pg.Node_VariableSetStmt:
+		return planSet(n.VariableSetStmt)
+	case *pg.Node_VariableShowStmt:
+		return planShow(n.VariableShowStmt)
+	case *pg.Node_PrepareStmt:
+		f := look(n.PrepareStmt.GetQuery())
+		return primary("session: PREPARE", "PREPARE", EffectPrepare|f.effects&statefulEffects)
+	case *pg.Node_ExecuteStmt:
+		return primary("session: EXECUTE", "", EffectWrite)
+	case *pg.Node_DeallocateStmt:
+		if n.DeallocateStmt.GetIsall() || n.DeallocateStmt.GetName() == "" {
+			return primary("session: DEALLOCATE ALL", "DEALLOCATE ALL", EffectDeallocateAll)
+		}
+		return primary("session: DEALLOCATE", "DEALLOCATE", EffectDeallocate)
+	case *pg.Node_DeclareCursorStmt:
+		f := look(n.DeclareCursorStmt.GetQuery())
+		if n.DeclareCursorStmt.GetOptions()&cursorHold != 0 {
+			return primary("cursor: DECLARE WITH HOLD", "DECLARE CURSOR", EffectHoldCursor|f.effects)
+		}
+		return primary("cursor: DECLARE", "DECLARE CURSOR", f.effects)
+	case *pg.Node_CopyStmt:
+		return planCopy(n.CopyStmt)
+	case *pg.Node_CreateTableAsStmt:
+		return planCreateAs(n.CreateTableAsStmt)
+	case *pg.Node_DiscardStmt:
+		return planDiscard(n.DiscardStmt)
+	}
+	return planUtility(stmt)
+}
+
+func primary(why Reason, tag string, effects Effect) *Plan {
+	return &Plan{Reason: why, Tag: tag, Effects: effects}
+}
+
+func (f findings) plan(tag string) *Plan { return primary(f.reason, tag, f.effects) }
+
+// planLooked is for statements that judge refuses by themselves.
+func planLooked(m proto.Message, tag string) *Plan { return look(m).plan(tag) }
+
+// planExplain: what is only planned does nothing, what is analysed runs. The
+// value of ANALYZE is not looked at, since it may be a literal.
+func planExplain(n *pg.ExplainStmt) *Plan {
+	inner := planOf(n.GetQuery())
+	for _, o := range n.GetOptions() {
+		if o.GetDefElem().GetDefname() == "analyze" {
+			return primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects)
+		}
+	}
+	if inner.Class == ClassRead && n.GetQuery().GetSelectStmt() != nil {
+		return &Plan{Class: ClassRead, Reason: reasonRead, Tag: "EXPLAIN"}
+	}
+	return primary("explain: "+inner.Reason, "EXPLAIN", 0)
+}
+
+// planTransaction: only a block that is READ ONLY from its first word may run
+// on a standby, and not a serializable one, which a standby refuses.
+func planTransaction(n *pg.TransactionStmt) *Plan {
+	chain := Effect(0)
+	if n.GetChain() {
+		chain = EffectBegin
+	}
+	switch n.GetKind() {
+	case pg.TransactionStmtKind_TRANS_STMT_BEGIN, pg.TransactionStmtKind_TRANS_STMT_START:
+		tag := "BEGIN"
+		if n.GetKind() == pg.TransactionStmtKind_TRANS_STMT_START {
+			tag = "START TRANSACTION"
+		}
+		readOnly, serializable := false, false
+		for _, v := range transactionVars(n.GetOptions(), "") {
+			switch v.Name {
+			case "transaction_read_only":
+				readOnly = v.Value == "on"
+			case "transaction_isolation":
+				serializable = v.Value == "serializable"
+			}
+		}
+		switch {
+		case readOnly && serializable:
+			return primary("transaction: "+Reason(tag)+" SERIALIZABLE", tag, EffectBegin|EffectBeginReadOnly)
+		case readOnly:
+			return &Plan{Class: ClassRead, Reason: reasonReadBegin, Tag: tag, Effects: EffectBegin | EffectBeginReadOnly}
+		}
+		return primary("transaction: "+Reason(tag), tag, EffectBegin)
+	case pg.TransactionStmtKind_TRANS_STMT_COMMIT:
+		return primary("transaction: COMMIT", "COMMIT", EffectEnd|chain)
+	case pg.TransactionStmtKind_TRANS_STMT_ROLLBACK:
+		return primary("transaction: ROLLBACK", "ROLLBACK", EffectEnd|chain)
+	case pg.TransactionStmtKind_TRANS_STMT_SAVEPOINT:
+		return primary("transaction: SAVEPOINT", "SAVEPOINT", 0)
+	case pg.TransactionStmtKind_TRANS_STMT_RELEASE:
+		return primary("transaction: RELEASE", "RELEASE", 0)
+	case pg.TransactionStmtKind_TRANS_STMT_ROLLBACK_TO:
+		return primary("transaction: ROLLBACK TO SAVEPOINT", "ROLLBACK", 0)
+	case pg.TransactionStmtKind_TRANS_STMT_PREPARE:
+		return primary("transaction: PREPARE TRANSACTION", "PREPARE TRANSACTION", EffectEnd)
+	case pg.TransactionStmtKind_TRANS_STMT_COMMIT_PREPARED:
+		return primary("transaction: COMMIT PREPARED", "COMMIT PREPARED", EffectWrite)
+	case pg.TransactionStmtKind_TRANS_STMT_ROLLBACK_PREPARED:
+		return primary("transaction: ROLLBACK PREPARED", "ROLLBACK PREPARED", EffectWrite)
+	}
+	return primary("transaction: not known", "", EffectWrite|EffectOther)
+}
+
+// planCopy: COPY stays on the primary in every direction; out of a query it
+// does what the query does.
+func planCopy(n *pg.CopyStmt) *Plan {
+	if n.GetIsFrom() {
+		return primary("write: COPY FROM", "COPY", EffectCopy|EffectWrite)
+	}
+	f := findings{}
+	if q := n.GetQuery(); q != nil {
+		f = look(q)
+	}
+	return primary("copy: COPY TO", "COPY", EffectCopy|f.effects)
+}
+
+func planCreateAs(n *pg.CreateTableAsStmt) *Plan {
+	// EXECUTE as the source is no SELECT, and judged as not known: a write.
+	f := look(n.GetQuery())
+	tag := "SELECT"
+	what := Reason("CREATE TABLE AS")
+	if n.GetObjtype() == pg.ObjectType_OBJECT_MATVIEW {
+		what = "CREATE MATERIALIZED VIEW"
+	}
+	if n.GetInto().GetSkipData() {
+		tag = string(what)
+	}
+	return primary("ddl: "+what, tag, f.effects|EffectWrite|EffectDDL|tempEffect(n.GetInto()))
+}
+
+func planDiscard(n *pg.DiscardStmt) *Plan {
+	switch n.GetTarget() {
+	case pg.DiscardMode_DISCARD_PLANS:
+		return primary("session: DISCARD PLANS", "DISCARD PLANS", 0)
+	case pg.DiscardMode_DISCARD_SEQUENCES:
+		return primary("session: DISCARD SEQUENCES", "DISCARD SEQUENCES", 0)
+	case pg.DiscardMode_DISCARD_TEMP:
+		return primary("session: DISCARD TEMP", "DISCARD TEMP", 0)
+	}
+	return primary("session: DISCARD ALL", "DISCARD ALL", EffectDiscardAll)
+}
+
+// utility is a kind of statement that needs no look inside.
+type utility struct {
+	tag     string
+	why     Reason // "" = "ddl: " and the tag
+	effects Effect
+}
+
+// utilities by the name of the parser's node. A tag that ends in a space goes
+// on with the kind of object.
+var utilities = map[string]utility{
+	"ListenStmt":         {"LISTEN", "session: LISTEN", EffectListen},
+	"UnlistenStmt":       {"UNLISTEN", "session: UNLISTEN", EffectListen},
+	"NotifyStmt":         {"NOTIFY", "write: NOTIFY", 0},
+	"LockStmt":           {"LOCK TABLE", "lock: LOCK TABLE", 0},
+	"LoadStmt":           {"LOAD", "session: LOAD", EffectOther},
+	"DoStmt":             {"DO", "unknown code: DO", EffectWrite | EffectOther},
+	"CallStmt":           {"CALL", "unknown code: CALL", EffectWrite | EffectOther},
+	"FetchStmt":          {"FETCH", "cursor: FETCH", 0},
+	"ClosePortalStmt":    {"CLOSE CURSOR", "cursor: CLOSE", 0},
+	"ConstraintsSetStmt": {"SET CONSTRAINTS", "transaction: SET CONSTRAINTS", 0},
+	"CheckPointStmt":     {"CHECKPOINT", "maintenance: CHECKPOINT", 0},
+	"TruncateStmt":       {"TRUNCATE TABLE", "write: TRUNCATE", EffectWrite},
+	"VacuumStmt":         {"VACUUM", "maintenance: VACUUM", EffectWrite},
+	"ClusterStmt":        {"CLUSTER", "maintenance: CLUSTER", EffectWrite},
+	"ReindexStmt":        {"REINDEX", "maintenance: REINDEX", EffectWrite},
+	"RefreshMatViewStmt": {"REFRESH MATERIALIZED VIEW", "write: REFRESH MATERIALIZED VIEW", EffectWrite},
+
+	"AlterCollationStmt":           {tag: "ALTER COLLATION"},
+	"AlterDatabaseRefreshCollStmt": {tag: "ALTER DATABASE"},
+	"AlterDatabaseSetStmt":         {tag: "ALTER DATABASE"},
+	"AlterDatabaseStmt":            {tag: "ALTER DATABASE"},
+	"AlterDefaultPrivilegesStmt":   {tag: "ALTER DEFAULT PRIVILEGES"},
+	"AlterDomainStmt":              {tag: "ALTER DOMAIN"},
+	"AlterEnumStmt":                {tag: "ALTER TYPE"},
+	"AlterEventTrigStmt":           {tag: "ALTER EVENT TRIGGER"},
+	"AlterExtensionContentsStmt":   {tag: "ALTER EXTENSION"},
+	"AlterExtensionStmt":           {tag: "ALTER EXTENSION"},
+	"AlterFdwStmt":                 {tag: "ALTER FOREIGN DATA WRAPPER"},
+	"AlterForeignServerStmt":       {tag: "ALTER SERVER"},
+	"AlterFunctionStmt":            {tag: "ALTER "},
+	"AlterObjectDependsStmt":       {tag: "ALTER "},
+	"AlterObjectSchemaStmt":        {tag: "ALTER "},
+	"AlterOpFamilyStmt":            {tag: "ALTER OPERATOR FAMILY"},
+	"AlterOperatorStmt":            {tag: "ALTER OPERATOR"},
+	"AlterOwnerStmt":               {tag: "ALTER "},
+	"AlterPolicyStmt":              {tag: "ALTER POLICY"},
+	"AlterPublicationStmt":         {tag: "ALTER PUBLICATION"},
+	"AlterRoleSetStmt":             {tag: "ALTER ROLE"},
+	"AlterRoleStmt":                {tag: "ALTER ROLE"},
+	"AlterSeqStmt":                 {tag: "ALTER SEQUENCE"},
+	"AlterStatsStmt":               {tag: "ALTER STATISTICS"},
+	"AlterSubscriptionStmt":        {tag: "ALTER SUBSCRIPTION"},
+	"AlterSystemStmt":              {tag: "ALTER SYSTEM"},
+	"AlterTSConfigurationStmt":     {tag: "ALTER TEXT SEARCH CONFIGURATION"},
+	"AlterTSDictionaryStmt":        {tag: "ALTER TEXT SEARCH DICTIONARY"},
+	"AlterTableMoveAllStmt":        {tag: "ALTER "},
+	"AlterTableSpaceOptionsStmt":   {tag: "ALTER TABLESPACE"},
+	"AlterTableStmt":               {tag: "ALTER "},
+	"AlterTypeStmt":                {tag: "ALTER TYPE"},
+	"AlterUserMappingStmt":         {tag: "ALTER USER MAPPING"},
+	"CommentStmt":                  {tag: "COMMENT"},
+	"CompositeTypeStmt":            {tag: "CREATE TYPE"},
+	"CreateAmStmt":                 {tag: "CREATE ACCESS METHOD"},
+	"CreateCastStmt":               {tag: "CREATE CAST"},
+	"CreateConversionStmt":         {tag: "CREATE CONVERSION"},
+	"CreateDomainStmt":             {tag: "CREATE DOMAIN"},
+	"CreateEnumStmt":               {tag: "CREATE TYPE"},
+	"CreateEventTrigStmt":          {tag: "CREATE EVENT TRIGGER"},
+	"CreateExtensionStmt":          {tag: "CREATE EXTENSION"},
+	"CreateFdwStmt":                {tag: "CREATE FOREIGN DATA WRAPPER"},
+	"CreateForeignServerStmt":      {tag: "CREATE SERVER"},
+	"CreateForeignTableStmt":       {tag: "CREATE FOREIGN TABLE"},
+	"CreateFunctionStmt":           {tag: "CREATE FUNCTION"},
+	"CreateOpClassStmt":            {tag: "CREATE OPERATOR CLASS"},
+	"CreateOpFamilyStmt":           {tag: "CREATE OPERATOR FAMILY"},
+	"CreatePLangStmt":              {tag: "CREATE LANGUAGE"},
+	"CreatePolicyStmt":             {tag: "CREATE POLICY"},
+	"CreatePublicationStmt":        {tag: "CREATE PUBLICATION"},
+	"CreateRangeStmt":              {tag: "CREATE TYPE"},
+	"CreateRoleStmt":               {tag: "CREATE ROLE"},
+	"CreateSchemaStmt":             {tag: "CREATE SCHEMA"},
+	"CreateSeqStmt":                {tag: "CREATE SEQUENCE"},
+	"CreateStatsStmt":              {tag: "CREATE STATISTICS"},
+	"CreateStmt":                   {tag: "CREATE TABLE"},
+	"CreateSubscriptionStmt":       {tag: "CREATE SUBSCRIPTION"},
+	"CreateTableSpaceStmt":         {tag: "CREATE TABLESPACE"},
+	"CreateTransformStmt":          {tag: "CREATE TRANSFORM"},
+	"CreateTrigStmt":               {tag: "CREATE TRIGGER"},
+	"CreateUserMappingStmt":        {tag: "CREATE USER MAPPING"},
+	"CreatedbStmt":                 {tag: "CREATE DATABASE"},
+	"DefineStmt":                   {tag: "CREATE "},
+	"DropOwnedStmt":                {tag: "DROP OWNED"},
+	"DropRoleStmt":                 {tag: "DROP ROLE"},
+	"DropStmt":                     {tag: "DROP "},
+	"DropSubscriptionStmt":         {tag: "DROP SUBSCRIPTION"},
+	"DropTableSpaceStmt":           {tag: "DROP TABLESPACE"},
+	"DropUserMappingStmt":          {tag: "DROP USER MAPPING"},
+	"DropdbStmt":                   {tag: "DROP DATABASE"},
+	"GrantRoleStmt":                {tag: "GRANT ROLE"},
+	"GrantStmt":                    {tag: "GRANT"},
+	"ImportForeignSchemaStmt":      {tag: "IMPORT FOREIGN SCHEMA"},
+	"IndexStmt":                    {tag: "CREATE INDEX"},
+	"ReassignOwnedStmt":            {tag: "REASSIGN OWNED"},
+	"RenameStmt":                   {tag: "ALTER "},
+	"RuleStmt":                     {tag: "CREATE RULE"},
+	"SecLabelStmt":                 {tag: "SECURITY LABEL"},
+	"ViewStmt":                     {tag: "CREATE VIEW"},
+}
+
+// planUtility is for everything that is not looked into.
+func planUtility(stmt *pg.Node) *Plan {
+	r := stmt.ProtoReflect()
+	field := r.WhichOneof(r.Descriptor().Oneofs().ByName("node"))
+	if field == nil {
+		return primary(reasonBroken, "", EffectWrite|EffectOther)
+	}
+	name := string(field.Message().Name())
+	u, ok := utilities[name]
+	if !ok {
+		return primary("statement not known: "+Reason(name), "", EffectWrite|EffectDDL|EffectOther)
+	}
+	u.tag = utilityTag(stmt, u.tag)
+	if u.why == "" {
+		u.why = "ddl: " + Reason(u.tag)
+		u.effects = EffectDDL | EffectWrite | tempEffect(r.Get(field).Message().Interface())
+	}
+	return primary(u.why, u.tag, u.effects)
+}
+
+// utilityTag completes or corrects a tag by what stands in the statement.
+func utilityTag(stmt *pg.Node, tag string) string {
+	switch n := stmt.GetNode().(type) {
+	case *pg.Node_FetchStmt:
+		if n.FetchStmt.GetIsmove() {
+			return "MOVE"
+		}
+	case *pg.Node_ClosePortalStmt:
+		if n.ClosePortalStmt.GetPortalname() == "" {
+			return "CLOSE CURSOR ALL"
+		}
+	case *pg.Node_VacuumStmt:
+		if !n.VacuumStmt.GetIsVacuumcmd() {
+			return "ANALYZE"
+		}
+	case *pg.Node_GrantStmt:
+		if !n.GrantStmt.GetIsGrant() {
+			return "REVOKE"
+		}
+	case *pg.Node_GrantRoleStmt:
+		if !n.GrantRoleStmt.GetIsGrant() {
+			return "REVOKE ROLE"
+		}
+	case *pg.Node_CreateFunctionStmt:
+		if n.CreateFunctionStmt.GetIsProcedure() {
+			return "CREATE PROCEDURE"
+		}
+	case *pg.Node_AlterFunctionStmt:
+		return tag + objectName(n.AlterFunctionStmt.GetObjtype())
+	case *pg.Node_AlterObjectDependsStmt:
+		return tag + objectName(n.AlterObjectDependsStmt.GetObjectType())
+	case *pg.Node_AlterObjectSchemaStmt:
+		return tag + objectName(n.AlterObjectSchemaStmt.GetObjectType())
+	case *pg.Node_AlterOwnerStmt:
+		return tag + objectName(n.AlterOwnerStmt.GetObjectType())
+	case *pg.Node_AlterTableStmt:
+		return tag + objectName(n.AlterTableStmt.GetObjtype())
+	case *pg.Node_AlterTableMoveAllStmt:
+		return tag + objectName(n.AlterTableMoveAllStmt.GetObjtype())
+	case *pg.Node_DefineStmt:
+		return tag + objectName(n.DefineStmt.GetKind())
+	case *pg.Node_DropStmt:
+		return tag + objectName(n.DropStmt.GetRemoveType())
+	case *pg.Node_RenameStmt:
+		switch n.RenameStmt.GetRenameType() {
+		case pg.ObjectType_OBJECT_COLUMN, pg.ObjectType_OBJECT_ATTRIBUTE:
+			return tag + objectName(n.RenameStmt.GetRelationType())
+		}
+		return tag + objectName(n.RenameStmt.GetRenameType())
+	}
+	return tag
+}
+
+// objectNames are the kinds whose word in a tag is not that of the parser.
+var objectNames = map[string]string{
+	"ATTRIBUTE": "TYPE", "DOMCONSTRAINT": "DOMAIN", "FDW": "FOREIGN DATA WRAPPER", "FOREIGN SERVER": "SERVER",
+	"LARGEOBJECT": "LARGE OBJECT", "MATVIEW": "MATERIALIZED VIEW", "OPCLASS": "OPERATOR CLASS",
+	"OPFAMILY": "OPERATOR FAMILY", "STATISTIC EXT": "STATISTICS", "TABCONSTRAINT": "TABLE",
+	"TSCONFIGURATION": "TEXT SEARCH CONFIGURATION", "TSDICTIONARY": "TEXT SEARCH DICTIONARY",
+	"TSPARSER": "TEXT SEARCH PARSER", "TSTEMPLATE": "TEXT SEARCH TEMPLATE",
+}
+
+func objectName(t pg.ObjectType) string {
+	name := strings.ReplaceAll(strings.TrimPrefix(t.String(), "OBJECT_"), "_", " ")
+	if other, ok := objectNames[name]; ok {
+		return other
+	}
+	return name
+}
