@@ -250,7 +250,7 @@ func ignored(key string) bool {
 }
 
 var ignoredSet = &entry{name: "SET", readOnly: true, run: func(c *call) error {
-	c.notice("SET ignored")
+	_ = c.notice("SET ignored") // it is sent with the rest
 	return nil
 }}
 

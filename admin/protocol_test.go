@@ -42,8 +42,10 @@ func TestExtendedProtocol(t *testing.T) {
 		{"a row", "1 2 T D(PgBouncer 1.25.2 (pgproxy 0.test)) C(SHOW) Z(I)", pgtest.Join(
 			pgtest.Parse("", "SHOW VERSION"), pgtest.Bind("", ""), pgtest.Describe('P', ""), pgtest.Execute("", 0), pgtest.Sync())},
 		{"a statement", "1 t T Z(I)", pgtest.Join(pgtest.Parse("s", "show state"), pgtest.Describe('S', "s"), pgtest.Sync())},
-		{"again and again", "2 D(active,yes) D(paused,no) D(suspended,no) C(SHOW) 2 D(active,yes) D(paused,no) D(suspended,no) C(SHOW) Z(I)",
-			pgtest.Join(pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Sync())},
+		{
+			"again and again", "2 D(active,yes) D(paused,no) D(suspended,no) C(SHOW) 2 D(active,yes) D(paused,no) D(suspended,no) C(SHOW) Z(I)",
+			pgtest.Join(pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Sync()),
+		},
 		{"in parts", "2 D(active,yes) D(paused,no) s D(suspended,no) C(SHOW) Z(I)", pgtest.Join(
 			pgtest.Bind("p", "s"), pgtest.Execute("p", 2), pgtest.Execute("p", 2), pgtest.Sync())},
 		{"the name is taken", "E(42P05) Z(I)", pgtest.Join(pgtest.Parse("s", "show state"), pgtest.Sync())},

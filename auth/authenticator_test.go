@@ -234,9 +234,16 @@ func TestReloadKeepsWhatWasDerived(t *testing.T) {
 		user, password string
 		ok             bool
 	}{
-		{b, "same", "pw", true}, {b, "changed", "old", false}, {b, "changed", "new", true},
-		{b, "gone", "pw", false}, {b, "added", "pw", true}, {b, "hash", "x", false},
-		{a, "changed", "old", true}, {a, "changed", "new", false}, {a, "gone", "pw", true}, {a, "added", "pw", false},
+		{b, "same", "pw", true},
+		{b, "changed", "old", false},
+		{b, "changed", "new", true},
+		{b, "gone", "pw", false},
+		{b, "added", "pw", true},
+		{b, "hash", "x", false},
+		{a, "changed", "old", true},
+		{a, "changed", "new", false},
+		{a, "gone", "pw", true},
+		{a, "added", "pw", false},
 	} {
 		id, err := try(t, tt.a, &client{user: tt.user, password: tt.password})
 		if (err == nil) != tt.ok || id.Admin != (tt.ok && tt.a == b && tt.user == "same") {
@@ -373,7 +380,9 @@ func TestSecretsNeverAppear(t *testing.T) {
 		a := New(typ, u, []string{"plain"}, nil)
 		for _, user := range []string{"plain", "hash", "scram", "none", "nobody"} {
 			for _, c := range []*client{
-				{user: user, password: canary}, {user: user, password: tried}, {user: user, password: ""},
+				{user: user, password: canary},
+				{user: user, password: tried},
+				{user: user, password: ""},
 				{user: user, script: [][]byte{[]byte(tried)}},
 				{user: user, password: canary, script: [][]byte{first("n,,n=" + tried + ",r=" + tried + ",")}},
 			} {
@@ -386,7 +395,7 @@ func TestSecretsNeverAppear(t *testing.T) {
 		show(a, *a.Reload(typ, u, nil, nil).accounts["scram"].entry)
 	}
 	show(u, v, &v)
-	salted := fmt.Sprint(v.stored[:])
+	salted := fmt.Sprintf("%d", v.stored[:])
 	for _, s := range []string{canary, tried, scram, hash, hash[3:], strings.Split(scram, "$")[2], fmt.Sprintf("%x", canary), fmt.Sprintf("%x", tried), salted[1 : len(salted)-1]} {
 		if i := strings.Index(out.String(), s); i >= 0 {
 			t.Errorf("%q appears: %.200q", s, out.String()[max(0, i-50):])

@@ -425,15 +425,17 @@ func (c *Conn) Close() {
 	c.loseLocked()
 	c.mu.Unlock()
 	nc := c.io.NetConn()
+	// Lost goes first: closing waits for our goroutine, which may be writing to a
+	// client that does not read.
+	if holder != nil {
+		holder.Lost(net.ErrClosed, fatal)
+	}
 	_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	if c.writing.TryLock() {
 		_ = c.io.Write(wire.AppendTerminate(nil))
 		c.writing.Unlock()
 	}
 	_ = nc.Close()
-	if holder != nil {
-		holder.Lost(net.ErrClosed, fatal)
-	}
 }
 
 // Wait returns when the connection's goroutine has ended.

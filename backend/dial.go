@@ -86,6 +86,8 @@ func (d *Dialer) dial(ctx context.Context, s config.Server) (net.Conn, error) {
 	return nd.DialContext(ctx, s.Network(), s.Addr())
 }
 
+var errOneSocket = errors.New("a login opens one socket")
+
 // Dial connects, logs in and starts the connection's goroutine. A refusal by the
 // server is returned as *wire.Error, wrapped with the server's address.
 func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) {
@@ -98,13 +100,34 @@ func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) 
 		ctx, stop = context.WithTimeout(ctx, d.ConnectTimeout)
 		defer stop()
 	}
+	// One socket for one login: after a failure pgconn would open another for a
+	// cancel request and drain the first for up to 15 s.
+	var nc net.Conn
+	connect := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if nc != nil {
+			return nil, errOneSocket
+		}
+		c, err := connect(ctx, network, addr)
+		nc = c
+		return c, err
+	}
 	pc, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
+		if nc != nil {
+			_ = nc.Close()
+		}
 		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
 	}
 	if d.ConnectQuery != "" {
 		// Errors of connect_query are ignored, as in PgBouncer.
 		_, _ = pc.Exec(ctx, d.ConnectQuery).ReadAll()
+	}
+	// A write that took long has left pgconn a reader of its own, which would take
+	// the first reply: SyncConn ends it.
+	if err := pc.SyncConn(ctx); err != nil {
+		_ = pc.Close(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
 	}
 	hj, err := pc.Hijack()
 	if err != nil {
@@ -157,6 +180,16 @@ func LoginError(err error) error {
 		s = s[i+3:]
 	}
 	return &dialError{text: s, cause: err}
+}
+
+// Refused reports whether err is a server's refusal of a login in its own words.
+// busy says that the server is there but cannot take another connection yet.
+func Refused(err error) (refused, busy bool) {
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		return false, false
+	}
+	return true, e.Code == wire.CodeTooManyConnections || e.Code == wire.CodeCannotConnectNow
 }
 
 type dialError struct {

@@ -63,8 +63,10 @@ func (r *Result) loadTable(b *strings.Builder) {
 				t = append(t, []string{w.Name, row.Peer, none, "failed", none, none, none, none, none})
 				continue
 			}
-			cells := []string{w.Name, row.Peer, none, fmt.Sprintf("%.0f", row.TPS), row.TPSRatio.cell(), none,
-				row.CPURatio.cell(), fmt.Sprintf("%.2f", row.P50Millis), fmt.Sprintf("%.2f", row.P99Millis)}
+			cells := []string{
+				w.Name, row.Peer, none, fmt.Sprintf("%.0f", row.TPS), row.TPSRatio.cell(), none,
+				row.CPURatio.cell(), fmt.Sprintf("%.2f", row.P50Millis), fmt.Sprintf("%.2f", row.P99Millis),
+			}
 			if row.Pool > 0 {
 				cells[2] = strconv.Itoa(row.Pool)
 			}

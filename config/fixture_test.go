@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -170,7 +171,7 @@ func checkErrors(t testing.TB, err error, path string, lines int) {
 	}
 	last := 0
 	for _, err := range joined.Unwrap() {
-		e, ok := err.(*Error)
+		e, ok := errors.AsType[*Error](err)
 		switch {
 		case !ok:
 			t.Fatalf("%T is no *Error: %v", err, err)

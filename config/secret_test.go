@@ -38,7 +38,7 @@ func TestSecretNeverPrints(t *testing.T) {
 		},
 		"config": &Config{Proxy: Proxy{MonitorPassword: s}, Databases: map[string]*Database{"a": {Password: s}}},
 	}
-	hidden := []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprintf("% x", canary), fmt.Sprint([]byte(canary))}
+	hidden := []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprintf("% x", canary), fmt.Sprintf("%d", []byte(canary))}
 	check := func(t *testing.T, how, out string) {
 		t.Helper()
 		for _, h := range hidden {

@@ -52,7 +52,7 @@ type Proxy struct {
 	ServerConnectTimeout  time.Duration // connect and login
 	ServerLoginRetry      time.Duration // pause of a pool after a failed login
 	ServerResetQuery      string        // "" is none
-	MaxPreparedStatements int           // on each server connection; 0 turns tracking off
+	MaxPreparedStatements int           // on each server connection; 0 is no limit
 
 	// Health of servers.
 	ServerCheckInterval time.Duration // between two checks of role and lag

@@ -80,7 +80,7 @@ var (
 
 	serverUp       = ofServer("up", "1 if the last check was answered.")
 	serverRole     = ofServer("role", "1 for the role that the server has: primary, replica or unknown.", "role")
-	serverLag      = ofServer("lag_seconds", "How old the newest transaction is that a replica has replayed.")
+	serverLag      = ofServer("lag_seconds", "Age of the oldest WAL position of the primary that a replica has not replayed; 0 if none.")
 	serverLagBytes = ofServer("lag_bytes", "WAL that a replica has not replayed yet.")
 	serverLoad     = ofServer("leases", "Connections that are lent now, over all databases.")
 	serverWeight   = ofServer("weight", "Configured share of the reads.")

@@ -101,7 +101,7 @@ func (c *Conn) stopped() bool {
 }
 
 func (c *Conn) result() error {
-	if c.readErr == io.EOF && c.have > 0 {
+	if errors.Is(c.readErr, io.EOF) && c.have > 0 {
 		return io.ErrUnexpectedEOF
 	}
 	return c.readErr
@@ -314,7 +314,8 @@ func (c *Conn) Ended() (ended bool) {
 	return ended || err != nil
 }
 
-// Close closes the connection; Loop and Write return.
+// Close closes the connection; Loop and Write return. Like every Close of a
+// socket it waits for a handler that is running, so a handler must not call it.
 func (c *Conn) Close() error {
 	c.closed.Store(true)
 	return c.nc.Close()

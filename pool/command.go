@@ -65,8 +65,9 @@ func (s *Set) Resume(database string) bool {
 	}
 	s.mu.Unlock()
 	for _, p := range s.of(database) {
+		still := s.Paused(p.Key.Database) // Set.mu comes before Pool.mu
 		p.mu.Lock()
-		if p.paused && !s.Paused(p.Key.Database) {
+		if p.paused && !still {
 			p.paused, was = false, true
 			now := s.now()
 			for w := p.first; w != nil; w = w.next {

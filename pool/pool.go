@@ -10,7 +10,6 @@ import (
 
 	"pgproxy/backend"
 	"pgproxy/config"
-	"pgproxy/wire"
 )
 
 // Errors that callers branch on.
@@ -418,8 +417,7 @@ func (p *Pool) refusalLocked(err error) {
 	if p.failures == 1 {
 		p.set.log.Warn("server login failed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server, "error", err)
 	}
-	var refusal *wire.Error
-	if !errors.As(err, &refusal) {
+	if refused, _ := backend.Refused(err); !refused {
 		if p.set.suspect != nil {
 			p.set.suspect(p.Key.Database, p.Key.Server)
 		}
@@ -441,11 +439,8 @@ func (p *Pool) refusalLocked(err error) {
 // transient reports whether a login that failed this way is worth waiting for:
 // the server is there, but cannot take another connection yet.
 func transient(err error) bool {
-	var e *wire.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	return e.Code == wire.CodeTooManyConnections || e.Code == wire.CodeCannotConnectNow
+	_, busy := backend.Refused(err)
+	return busy
 }
 
 // Params returns what a fresh login reports (server_version and so on), or nil

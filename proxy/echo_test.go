@@ -107,6 +107,18 @@ func (e *echoClient) exchange(x exchange) error {
 	return e.expect(x.want)
 }
 
+// fullTrace is a trace with the texts of errors, which hold tags too.
+func fullTrace(msgs []pgtest.Msg) string {
+	words := make([]string, len(msgs))
+	for i, m := range msgs {
+		words[i] = m.String()
+		if e := m.Err(); e != nil {
+			words[i] = fmt.Sprintf("E(%s %s: %s)", e.Severity, e.Code, e.Message)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
 // expect reads the answer that must come.
 func (e *echoClient) expect(want string) error {
 	ready := strings.Count(want, " Z(")
@@ -121,7 +133,7 @@ func (e *echoClient) expect(want string) error {
 			ready--
 		}
 	}
-	if got := pgtest.Trace(msgs); got != want {
+	if got := fullTrace(msgs); got != want {
 		return fmt.Errorf("\n got %s\nwant %s", got, want)
 	}
 	return nil
@@ -170,7 +182,7 @@ func (e *echoClient) batch() exchange {
 		}
 	case 2: // Execute fails
 		return exchange{
-			pgtest.Join(pgtest.Parse("", "SELECT ($1::text)::int"), pgtest.Bind("", "", a), pgtest.Execute("", 0), pgtest.Execute("", 0), pgtest.Sync()),
+			pgtest.Join(pgtest.Parse("", "SELECT ($1::text || left(random()::text, 0))::int"), pgtest.Bind("", "", a), pgtest.Execute("", 0), pgtest.Execute("", 0), pgtest.Sync()),
 			`1 2 E(ERROR 22P02: invalid input syntax for type integer: "` + a + `") Z(I)`, 1,
 		}
 	case 3, 4: // a name that every client uses for a text of its own
@@ -235,7 +247,7 @@ func (e *echoClient) cancelled() error {
 			break
 		}
 	}
-	got := pgtest.Trace(msgs)
+	got := fullTrace(msgs)
 	for _, want := range []string{
 		"T D(" + a + ") C(SELECT 1) Z(I)",
 		"E(ERROR 57014: canceling statement due to user request) Z(I)",

@@ -49,6 +49,7 @@ type harnessOptions struct {
 	DBName   string // on the servers; "" is postgres
 	Proxy    string // further lines of [proxy]
 	Database string // further lines of [databases.app]
+	More     string // further tables behind it
 	Console  proxy.Console
 }
 
@@ -134,7 +135,7 @@ func parseConfig(t testing.TB, opt harnessOptions) *config.Config {
 		}
 		fmt.Fprintf(&b, "  { host = %q, port = %s, role = %q },\n", host, port, role)
 	}
-	b.WriteString("]\n")
+	b.WriteString("]\n" + opt.More)
 	cfg, err := config.Parse(filepath.Join(dir, "pgproxy.toml"), []byte(b.String()))
 	if err != nil {
 		t.Fatal(err)

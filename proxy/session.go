@@ -242,13 +242,13 @@ func (s *Session) logEnd(err error) {
 	p := s.srv.current.Load().Config.Proxy
 	var e *wire.Error
 	switch {
+	case !s.welcomed.Load() && !errors.Is(err, errTerminate) && !errors.Is(err, errConsole) && !errors.As(err, &e):
+		// A health check, a port scan, a client that gave up.
+		s.log().Debug("client left before it was logged in", "reason", reason(err))
 	case errors.Is(err, errTerminate), errors.Is(err, errConsole), errors.Is(err, io.EOF):
 		if p.LogDisconnections && s.welcomed.Load() {
 			s.log().Info("client disconnected", "reason", reason(err), "age", time.Since(s.since).Round(time.Millisecond))
 		}
-	case !s.welcomed.Load() && !errors.As(err, &e):
-		// A health check, a port scan, a client that gave up.
-		s.log().Debug("client left before it was logged in", "reason", reason(err))
 	case p.LogPoolerErrors:
 		s.log().Warn("client connection closed", "error", err, "age", time.Since(s.since).Round(time.Millisecond))
 	}

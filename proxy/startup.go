@@ -33,6 +33,8 @@ func (s *Session) login() error {
 		return s.loginError(err)
 	}
 	if su.Kind == wire.StartCancel {
+		s.srv.clients.Add(-1)      // it is no client and takes no client's place
+		defer s.srv.clients.Add(1) // which forget takes away
 		s.srv.cancel(su.PID, su.Secret)
 		return errTerminate
 	}
@@ -215,6 +217,9 @@ func (s *Session) serveConsole() error {
 		return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
 	}
 	_ = s.nc.SetDeadline(time.Time{})
+	if err := s.endReason(); err != nil { // its end came before, with a deadline that is gone now
+		return err
+	}
 	err := (*c).Serve(s.srv.ctx, ConsoleClient{
 		Conn: s.nc, Identity: s.identity, Database: s.database, PID: s.pid, Secret: s.secret, Session: s.id,
 	})

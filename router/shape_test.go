@@ -13,8 +13,10 @@ func TestShapes(t *testing.T) {
 		{" ;; ", ""},
 		{"SELECT  *\nFROM T -- c\n;", "select * from t"},
 		{`SELECT "A""b", É FROM "select"`, `select "A""b" , É from "select"`},
-		{"SELECT 1, -2, 2147483648, .5, 'x', E'y', U&'z', $$w$$, N'v', B'0', X'f', $3",
-			"select 1 , - 1 , 1.5 , 1.5 , '?' , '?' , '?' , '?' , N'?' , B'1' , X'1' , $1"},
+		{
+			"SELECT 1, -2, 2147483648, .5, 'x', E'y', U&'z', $$w$$, N'v', B'0', X'f', $3",
+			"select 1 , - 1 , 1.5 , 1.5 , '?' , '?' , '?' , '?' , N'?' , B'1' , X'1' , $1",
+		},
 		{"SELECT a WHERE b IN (1, 2, 3)", "select a where b in ( 1 )"},
 		{"SELECT a WHERE b IN ($1,$2)", "select a where b in ( $1 )"},
 		{"SELECT a WHERE b IN (1, 'x', 'y', 2)", "select a where b in ( 1 , '?' , 1 )"},
@@ -25,8 +27,10 @@ func TestShapes(t *testing.T) {
 		{"SELECT a WHERE b IN (1, f(2), f(3))", "select a where b in ( 1 , f ( 1 ) )"},
 		{"SELECT a WHERE b IN (1, (SELECT c WHERE d IN (2, 3)))", "select a where b in ( 1 , ( select c where d in ( 1 ) ) )"},
 		{"SELECT ARRAY[1,2], ARRAY[[1,2],[3,4]]", "select array [ 1 ] , array [ [ 1 , 1 ] ]"},
-		{"INSERT INTO t VALUES (1, 'a'), (2, 'b'), (DEFAULT, 'c') RETURNING id",
-			"insert into t values ( 1 , '?' ) , ( default , '?' ) returning id"},
+		{
+			"INSERT INTO t VALUES (1, 'a'), (2, 'b'), (DEFAULT, 'c') RETURNING id",
+			"insert into t values ( 1 , '?' ) , ( default , '?' ) returning id",
+		},
 		{"VALUES (1), (2)", "values ( 1 )"},
 		{"SELECT * FROM (VALUES (1), (2)) v, (VALUES (3), (4)) w", "select * from ( values ( 1 ) ) v , ( values ( 1 ) ) w"},
 		{"SELECT a IN (VALUES (1), (2)), b IN (3, 4)", "select a in ( values ( 1 ) ) , b in ( 1 )"},
@@ -80,8 +84,10 @@ func TestOneShape(t *testing.T) {
 	for _, group := range [][]string{
 		{"SELECT 1", "select 2", "SELECT\t-- c\n3;", "/* x */ SELECT 0004", "SELECT 2147483647"},
 		{"SELECT 1.5", "SELECT .5", "SELECT 1e9", "SELECT 99999999999999999999", "SELECT 2147483648"},
-		{"SELECT 'a'", "SELECT E'\\n'", "SELECT U&'\\0061'", "SELECT $$a$$", "SELECT $x$ $$ '; DROP TABLE t; -- $x$",
-			"SELECT 'a''b'", "SELECT 'a'\n'b'", `SELECT '\'`, `SELECT 'c:\x'`, "SELECT '/*'", "SELECT '--'"},
+		{
+			"SELECT 'a'", "SELECT E'\\n'", "SELECT U&'\\0061'", "SELECT $$a$$", "SELECT $x$ $$ '; DROP TABLE t; -- $x$",
+			"SELECT 'a''b'", "SELECT 'a'\n'b'", `SELECT '\'`, `SELECT 'c:\x'`, "SELECT '/*'", "SELECT '--'",
+		},
 		{"SELECT B'1'", "SELECT b'0101'"},
 		{"SELECT X'1'", "SELECT x'ff'"},
 		{"SELECT -1", "SELECT - 2", "SELECT -/* c */3"},

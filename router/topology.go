@@ -122,7 +122,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	switch {
 	case hint == targetPrimary:
 		return t.primary(chosePrimaryHint)
-	case plan.Class == ClassPrimary && !(hint != "" && plan.hintable()):
+	case plan.Class == ClassPrimary && (hint == "" || !plan.hintable()):
 		return t.primary(chosePrimary)
 	case p.Split == config.SplitOff:
 		return t.primary(choseSplitOff)

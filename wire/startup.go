@@ -131,13 +131,13 @@ func SplitOptions(s string) []string {
 	inWord := false
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		switch {
-		case c == '\\':
+		switch c {
+		case '\\':
 			if i++; i < len(s) {
 				w.WriteByte(s[i])
 			}
 			inWord = true
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v':
+		case ' ', '\t', '\n', '\r', '\f', '\v':
 			if inWord {
 				words = append(words, w.String())
 				w.Reset()

@@ -104,7 +104,11 @@ func demands(cfg *config.Config, users *auth.Userlist) []*demand {
 			}
 			d.most += sum
 			d.open = d.open || open
-			d.parts = append(d.parts, fmt.Sprintf("%s: %d for %d users", name, sum, len(sizes)))
+			who := "1 user"
+			if len(sizes) != 1 {
+				who = fmt.Sprintf("%d users", len(sizes))
+			}
+			d.parts = append(d.parts, fmt.Sprintf("%s: %d for %s", name, sum, who))
 			if db.MonitorUser != "" {
 				d.most++
 			}
@@ -117,10 +121,19 @@ func demands(cfg *config.Config, users *auth.Userlist) []*demand {
 // to a database; open says that others may.
 func poolSizes(cfg *config.Config, db *config.Database, users *auth.Userlist) (sizes []int, open bool) {
 	size := func(user string) int {
-		if u := cfg.Users[user]; u != nil && u.PoolSize > 0 {
-			return u.PoolSize
+		n, most := db.PoolSize, cfg.Proxy.MaxUserConnections
+		if u := cfg.Users[user]; u != nil {
+			if u.PoolSize > 0 {
+				n = u.PoolSize
+			}
+			if u.MaxUserConnections > 0 {
+				most = u.MaxUserConnections
+			}
 		}
-		return db.PoolSize
+		if most > 0 {
+			n = min(n, most)
+		}
+		return n
 	}
 	if db.User != "" {
 		return []int{size(db.User)}, false
@@ -145,7 +158,7 @@ func serverRoom(cfg *config.Config, d *demand) (int, error) {
 	if err != nil {
 		return 0, backend.LoginError(err)
 	}
-	defer pc.Close(context.WithoutCancel(ctx))
+	defer func() { _ = pc.Close(context.WithoutCancel(ctx)) }()
 	res, err := pc.Exec(ctx, "SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END) "+
 		"FROM pg_catalog.pg_settings WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')").ReadAll()
 	if err != nil {

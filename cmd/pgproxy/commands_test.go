@@ -85,6 +85,10 @@ func TestCheck(t *testing.T) {
 	if code != exitOK || !strings.Contains(stdout, "pools may open up to 31 connections (app: 30 for 3 users)") {
 		t.Errorf("three users with pools of 10, and the health check: exit code %d\n%s%s", code, stdout, stderr)
 	}
+	path = writeConfig(t, c, "default_pool_size = 100\nmax_user_connections = 8", "")
+	if code, stdout, _ = call("check", "-offline", "-config", path); code != exitOK || !strings.Contains(stdout, "(app: 24 for 3 users)") {
+		t.Errorf("max_user_connections: exit code %d\n%s", code, stdout)
+	}
 	path = writeConfig(t, c, "default_pool_size = 100", "")
 	code, stdout, stderr = call("check", "-config", path)
 	if code != exitFailed || !strings.Contains(stdout, "lower default_pool_size") {

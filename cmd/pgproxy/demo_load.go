@@ -51,7 +51,7 @@ func (l *demoLoad) client(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close(context.WithoutCancel(ctx))
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	for ctx.Err() == nil {
 		if rand.IntN(5) > 0 {
 			var balance int64

@@ -203,7 +203,7 @@ func pgxClient(ctx context.Context, dsn string, mode pgx.QueryExecMode, id int) 
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	name := fmt.Sprintf("name%02d", id)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	if _, err := conn.Exec(ctx, "INSERT INTO pgx_test VALUES ($1, $2, $3, $4, $5)", id, name, []byte{0, byte(id)}, "12.50", at); err != nil {

@@ -74,8 +74,10 @@ func startProcess(t testing.TB, stdout io.Writer, args ...string) *process {
 	return p
 }
 
-var listening = regexp.MustCompile(`msg=listening address=(\S+)`)
-var serving = regexp.MustCompile(`msg="serving metrics and health" address=(\S+)`)
+var (
+	listening = regexp.MustCompile(`msg=listening address=(\S+)`)
+	serving   = regexp.MustCompile(`msg="serving metrics and health" address=(\S+)`)
+)
 
 // await waits for a line of the log and returns its first group.
 func (p *process) await(line *regexp.Regexp) string {
