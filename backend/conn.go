@@ -33,9 +33,9 @@ type Sink interface {
 	// Wrote is told, before the reply is relayed, that a statement that may have
 	// written was acknowledged at this time. Called under the connection's mutex.
 	Wrote(at int64)
-	// Lost is told, once, and no reply begins after it, that the server connection has died while
-	// lent to this client. fatal is set when the server's own FATAL error has
-	// been relayed.
+	// Lost is told, once, that the server connection has died, or was closed, while
+	// lent to this client; no reply begins after it. fatal is set when the server's
+	// own FATAL error has been relayed.
 	Lost(err error, fatal bool)
 }
 

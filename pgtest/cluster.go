@@ -48,6 +48,7 @@ type Cluster struct {
 	opt      Options
 	account  account
 	watchdog *watchdog
+	ports    []*port // of the nodes, in their order; set before the first of them starts
 
 	closing  sync.Once
 	closeErr error
@@ -152,11 +153,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, p := range ports {
-			p.release()
-		}
-	}()
+	c.ports = ports
 	c.Primary = newNode(c, "primary", ports[0])
 	for i := 1; i <= c.opt.Replicas; i++ {
 		c.Replicas = append(c.Replicas, newNode(c, "replica"+strconv.Itoa(i), ports[i]))
@@ -290,6 +287,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 			g.Go(func() error { return n.end(ctx) })
 		}
 		err := g.Wait()
+		for _, p := range c.ports {
+			p.giveUp()
+		}
 		err = errors.Join(err, os.RemoveAll(c.Dir))
 		c.watchdog.release(err == nil)
 		c.closeErr = err

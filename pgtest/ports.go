@@ -15,11 +15,14 @@ const (
 	highestPort = 32000
 )
 
-// port is a free TCP port of 127.0.0.1. It is held by a listener until release,
-// so that no other process picks it.
+// port is a free TCP port of 127.0.0.1. A listener holds it until release, when
+// the server is to take it. The claim keeps other processes that start clusters
+// from it until then and whenever the server is stopped: it is an abstract Unix
+// socket, which ends with this process.
 type port struct {
 	number int
 	hold   net.Listener
+	claim  net.Listener
 	once   sync.Once
 }
 
@@ -31,15 +34,21 @@ func takePorts(n int) ([]*port, error) {
 			return ports, nil
 		}
 		number := lowestPort + rand.IntN(highestPort-lowestPort)
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", number))
+		claim, err := net.Listen("unix", fmt.Sprintf("@pgproxy-pgtest-port-%d", number))
 		if err != nil {
 			last = err
 			continue
 		}
-		ports = append(ports, &port{number: number, hold: l})
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", number))
+		if err != nil {
+			_ = claim.Close()
+			last = err
+			continue
+		}
+		ports = append(ports, &port{number: number, hold: l, claim: claim})
 	}
 	for _, p := range ports {
-		p.release()
+		p.giveUp()
 	}
 	return nil, fmt.Errorf("no free port between %d and %d: %w", lowestPort, highestPort, last)
 }
@@ -47,4 +56,10 @@ func takePorts(n int) ([]*port, error) {
 // release frees the port for the server that is to have it.
 func (p *port) release() {
 	p.once.Do(func() { _ = p.hold.Close() })
+}
+
+// giveUp leaves the port to others.
+func (p *port) giveUp() {
+	p.release()
+	_ = p.claim.Close()
 }

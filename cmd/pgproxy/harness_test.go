@@ -22,7 +22,12 @@ const runAsProgram = "PGPROXY_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(runAsProgram) != "" {
-		os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr))
+		code := dispatch(os.Args[1:], os.Stdout, os.Stderr)
+		if err := pgtest.RemoveTemplates(); err != nil { // which only test binaries make
+			fmt.Fprintln(os.Stderr, err)
+			code = exitFailed
+		}
+		os.Exit(code)
 	}
 	pgtest.Main(m)
 }
