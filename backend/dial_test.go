@@ -204,7 +204,7 @@ func TestRealServer(t *testing.T) {
 		st := &Statement{Name: name, Query: []byte("select '" + name + "'")}
 		expect(s.run(func(c *client) ([]Owed, []byte) {
 			conn.Batch()
-			owed, p := conn.Prepare(st, c, 0, nil, nil)
+			owed, p := conn.Prepare(st, c, 0, false, nil, nil)
 			p = append(p, pgtest.Join(pgtest.Bind("", name), pgtest.Execute("", 0), pgtest.Sync())...)
 			return append(owed, Owed{Kind: Bind, Sink: c}, Owed{Kind: Execute, Sink: c}, Owed{Kind: Sync, Sink: c}), p
 		}), "2 D("+name+") C(SELECT 1) Z(I)")

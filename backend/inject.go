@@ -75,14 +75,15 @@ func (c *Conn) Batch() {
 // Prepare makes sure that the server has s. If it does not, the Parse (and the
 // Close of a statement that makes room for it) are appended: swallowed for a
 // re-preparation, forwarded where the client itself has sent the Parse of this
-// change. For a client's Parse of what the server already has, a reply is forged.
-func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, owed []Owed, dst []byte) ([]Owed, []byte) {
+// change. For a client's Parse of what the server already has, a reply is forged,
+// unless the server is to judge whether the client may have it.
+func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed []Owed, dst []byte) ([]Owed, []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.prep.has(s) {
 		switch {
 		case change == 0:
-		case c.status == wire.TxFailed || !c.q.empty() || slices.ContainsFunc(owed, func(o Owed) bool { return !o.Own }):
+		case judge || c.status == wire.TxFailed || !c.q.empty() || slices.ContainsFunc(owed, func(o Owed) bool { return !o.Own }):
 			// In a failed transaction the server refuses most of them, and it may be
 			// in one when the message arrives: let it judge.
 			c.unnamed = otherUnnamed

@@ -153,7 +153,7 @@ func TestEvictSparesTheBatch(t *testing.T) {
 		all[i] = &Statement{Name: n, Query: []byte(n)}
 	}
 	prepare := func(i int) (closed string) {
-		_, p := c.Prepare(all[i], nil, 0, nil, nil)
+		_, p := c.Prepare(all[i], nil, 0, false, nil, nil)
 		for len(p) > 0 {
 			h, _ := wire.ReadHeader(p, 1<<20)
 			if h.Type == wire.Close {
@@ -266,7 +266,7 @@ func TestDiscardAllEmptiesTheConnection(t *testing.T) {
 	inBubble(t, Limits{}, func(r *rig) {
 		r.conn.SetApplied(settings("a", "1"))
 		st := &Statement{Name: "s", Query: []byte("select 1")}
-		r.conn.Prepare(st, nil, 0, nil, nil)
+		r.conn.Prepare(st, nil, 0, false, nil, nil)
 		c := r.ask("Q")
 		r.say(wire.AppendCommandComplete(nil, "DISCARD ALL"), readyT)
 		if s := r.conn.State(); !s.Dropped || r.conn.Applied() != nil || r.conn.Info().Prepared != 0 {
@@ -284,7 +284,7 @@ func TestFailedParseIsForgotten(t *testing.T) {
 	inBubble(t, Limits{}, func(r *rig) {
 		st := &Statement{Name: "s", Query: []byte("selec")}
 		c := r.lend()
-		owed, p := r.conn.Prepare(st, c, 5, nil, nil)
+		owed, p := r.conn.Prepare(st, c, 5, false, nil, nil)
 		done := r.send(&Parcel{Owed: append(owed, Owed{Kind: Sync, Sink: c}), Bytes: append(p, pgtest.Sync()...)})
 		r.hear("PS")
 		if err := <-done; err != nil {

