@@ -26,14 +26,13 @@ func (c *Conn) Cancel(ctx context.Context, s Sink) (sent bool, err error) {
 	c.mu.Lock()
 	c.cancels--
 	c.late = c.late || sent && err != nil
-	free := c.cancels == 0 && c.parked && c.lost == nil
-	if free {
+	to := toNobody
+	if c.cancels == 0 && c.parked && c.lost == nil {
 		c.parked = false
+		to = c.freeLocked()
 	}
 	c.mu.Unlock()
-	if free {
-		c.handBack()
-	}
+	c.handBack(to)
 	return sent, err
 }
 

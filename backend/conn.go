@@ -111,9 +111,9 @@ type Conn struct {
 	unsure    bool          // a setting was refused: what the server has is not what applied says
 	started   int64         // when the oldest statement that is owed was sent
 	xact      int64         // when the transaction began; 0 none
-	requested int64         // when last lent
+	requested int64         // when last lent; 0 never
+	fresh     bool          // nothing has been sent since: requested is the time for it
 	released  int64         // when last released
-	linked    time.Time
 	counts    Counters
 }
 
@@ -144,12 +144,15 @@ func (c *Conn) Info() Info {
 	defer c.mu.Unlock()
 	now := c.now()
 	i := Info{
-		Addr: c.Addr, PID: c.PID, Since: c.Since, Requested: c.linked, Holder: c.holder, Status: c.status,
+		Addr: c.Addr, PID: c.PID, Since: c.Since, Holder: c.holder, Status: c.status,
 		Pinned: c.pinned, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
 		Prepared: len(c.prep.used), AppName: c.params["application_name"],
 	}
 	if a := c.io.NetConn().LocalAddr(); a != nil {
 		i.LocalAddr = a.String()
+	}
+	if c.requested != 0 {
+		i.Requested = time.Now().Add(-time.Duration(now - c.requested))
 	}
 	if c.holder == nil && c.released != 0 {
 		i.IdleFor = time.Duration(now - c.released)
@@ -202,9 +205,14 @@ func (c *Conn) Idle() time.Duration {
 // LocalAddr returns the proxy's end of the connection.
 func (c *Conn) LocalAddr() net.Addr { return c.io.NetConn().LocalAddr() }
 
-// Lend gives a released connection to a client. The client must follow with
-// Send: until then nothing detaches it.
-func (c *Conn) Lend(s Sink) error {
+// ErrStale is returned by Lend for a connection that has been idle for too long.
+var ErrStale = errors.New("server connection has been idle for long")
+
+// Lend gives a released connection to a client, unless it has been idle for more
+// than most (0 is no limit). The client must follow with Send: until then nothing
+// detaches it.
+func (c *Conn) Lend(s Sink, most time.Duration) error {
+	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.lost; err != nil || c.last != nil {
@@ -213,9 +221,11 @@ func (c *Conn) Lend(s Sink) error {
 	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pinned != "" {
 		panic("backend: lending a connection that is not clean")
 	}
+	if most > 0 && now-c.released > int64(most) {
+		return ErrStale
+	}
 	c.holder, c.sending, c.wrote = s, true, false
-	c.linked = time.Now()
-	c.requested = c.now()
+	c.requested, c.fresh = now, true
 	return nil
 }
 
@@ -255,7 +265,10 @@ func (c *Conn) Send(p *Parcel) error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	if len(p.Owed) > 0 && c.q.empty() {
-		now := c.now()
+		now := c.requested
+		if !c.fresh {
+			now = c.now()
+		}
 		c.started = now
 		if c.xact == 0 {
 			c.xact = now
@@ -267,6 +280,7 @@ func (c *Conn) Send(p *Parcel) error {
 		}
 		c.q.push(p.Owed[i])
 	}
+	c.fresh = false
 	c.batch = p.Open
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
@@ -287,11 +301,9 @@ func (c *Conn) Send(p *Parcel) error {
 	}
 	c.mu.Lock()
 	c.sending = p.More
-	free := c.detachLocked() // where no reply will come, or all have come already
+	to := c.detachLocked(0) // where no reply will come, or all have come already
 	c.mu.Unlock()
-	if free {
-		c.handBack()
-	}
+	c.handBack(to)
 	return nil
 }
 
@@ -316,21 +328,42 @@ func (c *Conn) writeFailed(err error) error {
 	return fmt.Errorf("%w: write to %s: %w", ErrGone, c.Addr, err)
 }
 
+// whereTo says what becomes of a connection that may have come free.
+type whereTo uint8
+
+const (
+	toNobody  whereTo = iota // it has not come free, or waits for the end of a cancel request
+	toOwner                  // it is clean
+	toDiscard                // it is not to be lent again
+)
+
 // detachLocked takes the connection from its holder if nothing ties the two
-// together any more, and reports whether the caller must now release it.
-func (c *Conn) detachLocked() bool {
+// together any more. Its caller must then call handBack, without the mutex. now
+// is the time if it is known, else 0.
+func (c *Conn) detachLocked(now int64) whereTo {
 	if c.holder == nil || c.lost != nil || c.last != nil || c.sending || c.batch ||
 		c.owingLocked() || c.pinned != "" || c.status != wire.TxIdle || !c.q.settled() {
-		return false
+		return toNobody
+	}
+	if now == 0 {
+		now = c.now()
 	}
 	c.holder = nil
 	c.q.compact()
-	c.released = c.now()
+	c.released = now
 	if c.cancels > 0 {
 		c.parked = true
-		return false
+		return toNobody
 	}
-	return true
+	return c.freeLocked()
+}
+
+// freeLocked says what is to become of a connection that nobody holds.
+func (c *Conn) freeLocked() whereTo {
+	if c.late || c.unsure {
+		return toDiscard
+	}
+	return toOwner
 }
 
 // owingLocked reports whether a client has not been written all that the server
@@ -344,25 +377,24 @@ func (c *Conn) Unpin(reason string) {
 	if reason == "" || c.pinned == reason {
 		c.pinned = ""
 	}
-	free := c.detachLocked()
+	to := c.detachLocked(0)
 	c.mu.Unlock()
-	if free {
-		c.handBack()
-	}
+	c.handBack(to)
 }
 
-// handBack gives the owner a connection that detachLocked has freed.
-func (c *Conn) handBack() {
-	c.mu.Lock()
-	late, unsure := c.late, c.unsure
-	c.mu.Unlock()
-	switch {
-	case late:
-		c.owner.Discard(c, errLate)
-	case unsure:
-		c.owner.Discard(c, errUnsure)
-	default:
+// handBack gives the owner a connection that has come free.
+func (c *Conn) handBack(to whereTo) {
+	switch to {
+	case toOwner:
 		c.owner.Release(c)
+	case toDiscard:
+		c.mu.Lock()
+		err := errUnsure
+		if c.late {
+			err = errLate
+		}
+		c.mu.Unlock()
+		c.owner.Discard(c, err)
 	}
 }
 

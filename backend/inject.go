@@ -242,12 +242,12 @@ func (c *Conn) finish() {
 	clean := c.status == wire.TxIdle && c.q.settled() && c.lost == nil && c.last == nil
 	c.released = c.now()
 	c.parked = clean && c.cancels > 0
-	parked := c.parked
+	parked, to := c.parked, c.freeLocked()
 	c.mu.Unlock()
 	switch {
 	case parked:
 	case clean:
-		c.handBack()
+		c.handBack(to)
 	default:
 		c.owner.Discard(c, fmt.Errorf("not clean after client"))
 	}

@@ -104,9 +104,11 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 	}
 	relay := s.sink != nil && c.out.Len() > 0
 	c.relaying = relay || len(s.earlier) > 0
-	free := false
+	to := toNobody
 	if !c.relaying {
-		free = s.ready && c.detachLocked()
+		if s.ready {
+			to = c.detachLocked(s.now)
+		}
 		c.movedLocked()
 	} else if relay {
 		c.counts.Sent += uint64(c.out.Len())
@@ -114,17 +116,17 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 	relaying := c.relaying
 	c.mu.Unlock()
 	if relaying {
-		free = c.relay(&s, relay)
+		to = c.relay(&s, relay)
 	}
-	if free && err == nil { // after an error fail tells the owner
-		c.handBack()
+	if err == nil { // after an error fail tells the owner
+		c.handBack(to)
 	}
 	return used, err
 }
 
 // relay writes what a scan has gathered: without the mutex, since a client may
-// not be reading. It reports whether the connection has come free.
-func (c *Conn) relay(s *scan, last bool) (free bool) {
+// not be reading. It says whether the connection has come free.
+func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 	for _, e := range s.earlier {
 		e.sink.Lock()
 		if c.Alive() {
@@ -139,7 +141,7 @@ func (c *Conn) relay(s *scan, last bool) (free bool) {
 		c.mu.Lock()
 		if s.ready {
 			c.relaying = false
-			free = c.detachLocked()
+			to = c.detachLocked(s.now)
 			c.relaying = true
 		}
 		alive := c.lost == nil
@@ -153,11 +155,11 @@ func (c *Conn) relay(s *scan, last bool) (free bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.relaying = false
-	if !free {
-		free = c.detachLocked() // who came while we wrote has left it to us
+	if to == toNobody {
+		to = c.detachLocked(0) // who came while we wrote has left it to us
 	}
 	c.movedLocked()
-	return free
+	return to
 }
 
 // movedLocked tells those who wait for the queue.

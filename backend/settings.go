@@ -3,7 +3,6 @@ package backend
 import (
 	"slices"
 	"strings"
-	"sync/atomic"
 )
 
 // Setting is one configuration parameter of a session and its value.
@@ -13,8 +12,7 @@ type Setting struct{ Name, Value string }
 // what its login to the server gives. The value is immutable and shared; nil
 // means none.
 type Settings struct {
-	list   []Setting   // sorted by name
-	Proved atomic.Bool // a server has accepted all of them
+	list []Setting // sorted by name
 }
 
 // List returns the settings in order of name. The caller must not change it.
@@ -56,7 +54,6 @@ func (s *Settings) With(name, value string) *Settings {
 	if !done {
 		n.list = append(n.list, Setting{name, value})
 	}
-	n.Proved.Store(s == nil || s.Proved.Load())
 	return n
 }
 
@@ -71,7 +68,6 @@ func (s *Settings) Without(name string) *Settings {
 			n.list = append(n.list, x)
 		}
 	}
-	n.Proved.Store(s.Proved.Load())
 	if len(n.list) == 0 {
 		return nil
 	}

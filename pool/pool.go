@@ -62,6 +62,8 @@ type Pool struct {
 	server config.Server
 	load   *atomic.Int64 // leases of all pools of this server
 
+	checkDelay atomic.Int64 // idle longer than this in ns: checked before it is lent; 0: never
+
 	// Guarded by mu.
 	mu          sync.Mutex
 	login       backend.Login
@@ -82,8 +84,7 @@ type Pool struct {
 	retry       *time.Timer
 	lastErr     error
 	params      map[string]string // what a fresh login reports
-	lastUsed    int64
-	drained     chan struct{} // closed when nothing is lent any more; see Pause
+	drained     chan struct{}     // closed when nothing is lent any more; see Pause
 
 	// Totals, guarded by mu.
 	gone     backend.Counters // of connections that are no more
@@ -118,11 +119,15 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink) (*backend.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := p.check(c); err != nil {
-			p.Discard(c, err)
-			continue
+		err = c.Lend(sink, time.Duration(p.checkDelay.Load()))
+		if errors.Is(err, backend.ErrStale) {
+			if err := p.check(c); err != nil {
+				p.Discard(c, err)
+				continue
+			}
+			err = c.Lend(sink, 0)
 		}
-		if err := c.Lend(sink); err == nil {
+		if err == nil {
 			return c, nil
 		}
 		// It died on the way here, and has told the pool.
@@ -191,7 +196,6 @@ func (p *Pool) unlendLocked(m *member) {
 	m.state = stateIdle
 	p.lent--
 	p.load.Add(-1)
-	p.lastUsed = p.set.now()
 	if p.lent == 0 && p.drained != nil {
 		close(p.drained)
 		p.drained = nil
@@ -203,9 +207,6 @@ func (p *Pool) check(c *backend.Conn) error {
 	p.mu.Lock()
 	l := p.limits
 	p.mu.Unlock()
-	if l.CheckQuery == "off" || l.CheckDelay <= 0 || c.Idle() < l.CheckDelay {
-		return nil
-	}
 	return c.Exec(l.CheckQuery, l.CheckTimeout)
 }
 

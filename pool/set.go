@@ -90,7 +90,7 @@ func (s *Set) Get(database string, db *config.Database, server config.Server, us
 	}
 	p = &Pool{
 		Key: k, set: s, server: server, load: s.load(k.Server), all: make(map[*backend.Conn]*member),
-		paused: s.paused[""] || s.paused[database], lastUsed: s.now(),
+		paused: s.paused[""] || s.paused[database],
 	}
 	p.configure(s.cfg, db)
 	p.login = backend.Login{Server: server, Database: db.DBName, User: user, Password: password}
@@ -127,6 +127,11 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limits, p.dialer, p.Mode = l, d, mode
+	if l.CheckQuery == config.CheckQueryOff {
+		p.checkDelay.Store(0)
+	} else {
+		p.checkDelay.Store(int64(l.CheckDelay))
+	}
 }
 
 // Apply takes over a new configuration: limits change at once, connections that

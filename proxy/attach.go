@@ -62,8 +62,8 @@ func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
 
 // primaryPool returns the pool of the server that a write would go to now.
 func (s *Session) primaryPool() (*pool.Pool, error) {
-	for start := router.Nanotime(); ; {
-		ch, addr, err := s.choose(welcomePlan, start)
+	for w := (wait{}); ; {
+		ch, addr, err := s.choose(welcomePlan, &w)
 		if err != nil {
 			return nil, err
 		}
@@ -77,9 +77,21 @@ func (s *Session) primaryPool() (*pool.Pool, error) {
 	}
 }
 
+// wait is the time that a transaction has been waiting for a server. It begins
+// when it is first asked for: most never wait.
+type wait struct{ since int64 }
+
+func (w *wait) age() time.Duration {
+	now := router.Nanotime()
+	if w.since == 0 {
+		w.since = now
+	}
+	return time.Duration(now - w.since)
+}
+
 // choose picks a server for a plan, waiting for one up to failover_timeout from
-// start. It returns the choice and the server's address.
-func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, string, error) {
+// its beginning. It returns the choice and the server's address.
+func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, string, error) {
 	for {
 		topo := s.srv.topo.Topology(s.db.Name)
 		if topo == nil {
@@ -96,7 +108,7 @@ func (s *Session) choose(plan *router.Plan, start int64) (router.Choice, string,
 		if ch.Server >= 0 {
 			return ch, topo.Servers[ch.Server].Addr, nil
 		}
-		left := s.db.FailoverTimeout - time.Duration(router.Nanotime()-start)
+		left := s.db.FailoverTimeout - w.age()
 		if left <= 0 {
 			return ch, "", wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
 				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
@@ -161,12 +173,11 @@ func (s *Session) waitFor(d time.Duration, f func(context.Context) error) error 
 // borrow makes s.lease a connection that can run the plan. It is kept until the
 // next Send.
 func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
-	start := router.Nanotime()
-	for {
+	for w := (wait{}); ; {
 		if err := s.refresh(); err != nil {
 			return nil, err
 		}
-		ch, addr, err := s.choose(plan, start)
+		ch, addr, err := s.choose(plan, &w)
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +198,7 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 			s.note(plan, ch, p.Key.Server)
 			return c, nil
 		}
-		if err := s.acquireError(err, p, start); err != nil {
+		if err := s.acquireError(err, p, &w); err != nil {
 			return nil, err
 		}
 	}
@@ -208,7 +219,7 @@ func pause(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
 // acquireError decides what the client hears of a connection that could not be
 // had. nil means: try again.
-func (s *Session) acquireError(err error, p *pool.Pool, start int64) error {
+func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
 	if ended := s.endReason(); ended != nil {
 		return ended
 	}
@@ -221,7 +232,7 @@ func (s *Session) acquireError(err error, p *pool.Pool, start int64) error {
 		return wire.Fatalf(wire.CodeProtocolViolation, "query_wait_timeout")
 	case errors.Is(err, pool.ErrUnreachable):
 		s.srv.topo.Suspect(s.db.Name, p.Key.Server)
-		if time.Duration(router.Nanotime()-start) < s.db.FailoverTimeout {
+		if w.age() < s.db.FailoverTimeout {
 			return s.waitFor(100*time.Millisecond, pause)
 		}
 		return wire.Errorf(wire.CodeCannotConnect, "server %s of database %q is not reachable", p.Key.Server, s.database).Because(err)

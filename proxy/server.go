@@ -84,6 +84,7 @@ type Server struct {
 	trace    Trace
 	registry *registry // prepared statements by text
 	welcomes welcomes  // what a login reports, by settings
+	interned interned  // settings of logins
 	ctx      context.Context
 	stop     context.CancelFunc
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper

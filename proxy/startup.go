@@ -275,6 +275,7 @@ func (s *Session) welcome(su *wire.Startup) error {
 	if err != nil {
 		return err
 	}
+	wanted = s.srv.interned.get(wanted)
 	s.base = wanted
 	s.settings.Store(wanted)
 	out := make([]byte, 0, 512)

@@ -43,7 +43,6 @@ func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting,
 	withName := func(x *backend.Settings) *backend.Settings {
 		if named {
 			x = x.With("application_name", name)
-			x.Proved.Store(true)
 		}
 		return x
 	}
@@ -56,9 +55,6 @@ func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting,
 	params, ok := w.m[key]
 	w.mu.Unlock()
 	if ok {
-		if asked != nil {
-			asked.Proved.Store(true)
-		}
 		return params, withName(asked), nil
 	}
 	params, accepted, err := s.try(asked)
@@ -114,9 +110,6 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 			return nil, nil, e
 		}
 	}
-	if accepted != nil {
-		accepted.Proved.Store(true)
-	}
 	params = sorted(c.Params())
 	if err := c.Send(&backend.Parcel{}); err != nil {
 		return nil, nil, err
@@ -135,4 +128,32 @@ func sorted(m map[string]string) []backend.Setting {
 		return cmp.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
 	})
 	return out
+}
+
+// interned keeps one Settings value for each content, so that clients that want
+// the same compare equal by their pointers alone.
+type interned struct {
+	mu sync.Mutex
+	m  map[string]*backend.Settings
+}
+
+// maxInterned bounds how many contents are kept; beyond it all are forgotten.
+const maxInterned = 1000
+
+// get returns the value for the content of s that was seen first.
+func (i *interned) get(s *backend.Settings) *backend.Settings {
+	if s == nil {
+		return nil
+	}
+	k := s.Key()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if first := i.m[k]; first != nil {
+		return first
+	}
+	if i.m == nil || len(i.m) >= maxInterned {
+		i.m = make(map[string]*backend.Settings)
+	}
+	i.m[k] = s
+	return s
 }

@@ -50,6 +50,9 @@ func runCommand(args []string, _, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pgproxy: %v\n", err)
 		return exitFailed
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	governed := governProcs(ctx, log)
+	defer func() { stop(); <-governed }()
 	log.Info("started", "version", fullVersion(), "config", *path, "pid", os.Getpid())
 	if err := a.serve(signals); err != nil {
 		log.Error("shutdown was not clean", "error", err)
