@@ -80,7 +80,9 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 			return batch
 		case wire.Parse:
 			if m, err := wire.ReadParse(body); err == nil {
-				plan = s.plan(a, m.Query)
+				if plan = s.unnamed.planFor(m.Query); plan == nil {
+					plan = s.plan(a, m.Query)
+				}
 			}
 		case wire.Bind:
 			if _, name, _, ok := wire.ReadBindNames(body); ok {
@@ -134,7 +136,10 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err != nil {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Parse message")
 	}
-	plan := s.plan(a, m.Query)
+	plan := s.unnamed.planFor(m.Query)
+	if plan == nil {
+		plan = s.plan(a, m.Query)
+	}
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}

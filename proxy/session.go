@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -94,8 +95,17 @@ type unnamedStatement struct {
 	plan        *router.Plan
 }
 
-// drop forgets the statement, but not its memory.
-func (u *unnamedStatement) drop() { u.id, u.plan = 0, nil }
+// drop forgets the statement, but not what is known of its text.
+func (u *unnamedStatement) drop() { u.id = 0 }
+
+// planFor returns the plan if text is that of the last unnamed statement: drivers
+// that use no names send the same one again and again.
+func (u *unnamedStatement) planFor(text []byte) *router.Plan {
+	if u.plan != nil && u.query != nil && bytes.Equal(u.query, text) {
+		return u.plan
+	}
+	return nil
+}
 
 // Route tells where a statement went, and why.
 type Route struct {
@@ -194,7 +204,11 @@ func (s *Session) close(err error) {
 	s.fail(err)
 	_ = s.nc.Close()
 	if c := s.lease; c != nil {
-		c.Abandon(s, s.srv.current.Load().Config.Proxy.ServerResetQuery)
+		reset := s.srv.current.Load().Config.Proxy.ServerResetQuery
+		if reset == "" && !s.sessionMode() {
+			reset = "DISCARD ALL" // what has pinned the connection is nobody else's, whatever the file says
+		}
+		c.Abandon(s, reset)
 	}
 	s.dropStatements()
 	s.logEnd(err)
