@@ -87,16 +87,58 @@ func (c *Conn) signal(ctx context.Context) (sent bool, err error) {
 	return true, nil
 }
 
-// Kill closes the connection. If the server is still at work for somebody, it
-// is asked to stop first, for at most a second.
+// killPauses are how long Kill waits for the end of a statement before it asks
+// again: a cancel request that comes before the statement has begun does nothing.
+var killPauses = [...]time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond}
+
+// Kill closes the connection. If the server is still at work for somebody, it is
+// asked to stop first, since it would notice the end of the connection only when
+// it has an answer.
 func (c *Conn) Kill() {
-	c.mu.Lock()
-	busy := !c.q.empty() && c.lost == nil && len(c.secret) > 0
-	c.mu.Unlock()
-	if busy {
+	for _, pause := range killPauses {
+		if !c.working() {
+			break
+		}
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
 		_, _ = c.signal(ctx)
 		stop()
+		c.settle(pause)
 	}
 	c.Close()
+}
+
+// working reports whether the server may be running a statement. One that reads
+// a COPY ends with the connection.
+func (c *Conn) working() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil || len(c.secret) == 0 || c.q.copyIn {
+		return false
+	}
+	for i := range c.q.n {
+		if k := c.q.at(i).Kind; k == Query || k == Execute || k == Function {
+			return true
+		}
+	}
+	return false
+}
+
+// settle waits until nothing is owed, for at most d.
+func (c *Conn) settle(d time.Duration) {
+	c.mu.Lock()
+	if c.lost != nil || !c.owingLocked() {
+		c.mu.Unlock()
+		return
+	}
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	ch := c.quiet
+	c.mu.Unlock()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ch:
+	case <-t.C:
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +45,7 @@ type Sink interface {
 type Owner interface {
 	Release(c *Conn)            // clean, and lent to nobody
 	Discard(c *Conn, err error) // closed or to be closed; lent to nobody
+	Reset(c *Conn)              // lent to nobody, and clean after Exec("DISCARD ALL")
 }
 
 // ErrGone is returned by Hold and Send when the connection has died.
@@ -109,6 +111,8 @@ type Conn struct {
 	parked    bool          // detached, but to be released only when cancels is 0
 	late      bool          // a cancel request may still be on its way: not to be lent again
 	unsure    bool          // a setting was refused: what the server has is not what applied says
+	dirty     bool          // what a statement has left in the session is not known
+	forsaken  Sink          // the holder, if it is not to wait for anything any more
 	started   int64         // when the oldest statement that is owed was sent
 	xact      int64         // when the transaction began; 0 none
 	requested int64         // when last lent; 0 never
@@ -165,6 +169,49 @@ func (c *Conn) Info() Info {
 		i.XactIdle = c.q.n == 0 && c.status != wire.TxIdle
 	}
 	return i
+}
+
+// Settled reports whether the connection is lent to s and owes it nothing.
+func (c *Conn) Settled(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.holder == s && !c.owingLocked()
+}
+
+// Halfway reports whether s has been written a part of a message whose rest has
+// not come: nothing else may be written to it then.
+func (c *Conn) Halfway(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.relayTo == s
+}
+
+// Reported returns the value of a setting that the server tells of by itself, as
+// it was last told; ok is false for others.
+func (c *Conn) Reported(name string) (value string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, v := range c.params {
+		if strings.EqualFold(n, name) {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// Forsake ends what the goroutine of s waits for at this connection, for good:
+// the client is to leave.
+func (c *Conn) Forsake(s Sink) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holder != s {
+		return
+	}
+	c.forsaken = s
+	c.wakeQuietLocked()
+	if c.sending {
+		_ = c.io.NetConn().SetWriteDeadline(time.Unix(1, 0))
+	}
 }
 
 // HeldBy reports whether the connection is lent to s.
@@ -226,6 +273,7 @@ func (c *Conn) Lend(s Sink, most time.Duration) error {
 	}
 	c.holder, c.sending, c.wrote = s, true, false
 	c.requested, c.fresh = now, true
+	c.forsaken, c.failed, c.dropped = nil, nil, false
 	return nil
 }
 
@@ -242,6 +290,10 @@ func (c *Conn) Hold(s Sink) bool {
 	return true
 }
 
+// PinBrief is the reason of a pin that lasts for one statement. Another reason
+// takes its place, it never that of another.
+const PinBrief = "setting being changed"
+
 // Parcel is what one Send carries.
 type Parcel struct {
 	Owed  []Owed // one for each message in Bytes that is answered, in order
@@ -249,6 +301,7 @@ type Parcel struct {
 	More  bool   // the last message is not complete yet
 	Open  bool   // extended-protocol messages have been sent whose Sync has not
 	Wrote bool   // something in it is not proved a read
+	Dirty bool   // something in it may leave in the session what nobody knows
 	Pin   string // why the connection must stay with the client from here on
 	Binds, Parses,
 	Queries int
@@ -275,18 +328,18 @@ func (c *Conn) Send(p *Parcel) error {
 		}
 	}
 	for i := range p.Owed {
-		if p.Owed[i].Kind == Query {
-			c.unnamed = noUnnamed // a simple query drops the unnamed statement
-		}
 		c.q.push(p.Owed[i])
 	}
 	c.fresh = false
 	c.batch = p.Open
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
-	if p.Pin != "" && c.pinned == "" {
+	c.dirty = c.dirty || p.Dirty
+	if p.Pin != "" && (c.pinned == "" || c.pinned == PinBrief) {
+		if c.pinned == "" {
+			c.counts.Pins++
+		}
 		c.pinned = p.Pin
-		c.counts.Pins++
 	}
 	c.counts.Received += uint64(len(p.Bytes))
 	c.counts.Binds += uint64(p.Binds)
@@ -335,6 +388,7 @@ const (
 	toNobody  whereTo = iota // it has not come free, or waits for the end of a cancel request
 	toOwner                  // it is clean
 	toDiscard                // it is not to be lent again
+	toReset                  // it is to be cleaned first
 )
 
 // detachLocked takes the connection from its holder if nothing ties the two
@@ -360,8 +414,11 @@ func (c *Conn) detachLocked(now int64) whereTo {
 
 // freeLocked says what is to become of a connection that nobody holds.
 func (c *Conn) freeLocked() whereTo {
-	if c.late || c.unsure {
+	switch {
+	case c.late || c.unsure:
 		return toDiscard
+	case c.dirty:
+		return toReset
 	}
 	return toOwner
 }
@@ -387,6 +444,8 @@ func (c *Conn) handBack(to whereTo) {
 	switch to {
 	case toOwner:
 		c.owner.Release(c)
+	case toReset:
+		c.owner.Reset(c)
 	case toDiscard:
 		c.mu.Lock()
 		err := errUnsure
@@ -404,10 +463,10 @@ var (
 )
 
 // Quiet waits until nothing is owed to s and all replies have been written to it.
-// It returns at once if the connection is not lent to s any more.
+// It returns at once if the connection is not lent to s any more, or forsaken.
 func (c *Conn) Quiet(s Sink) {
 	c.mu.Lock()
-	if c.holder != s || c.lost != nil || !c.owingLocked() {
+	if c.holder != s || c.forsaken == s || c.lost != nil || !c.owingLocked() {
 		c.mu.Unlock()
 		return
 	}

@@ -212,7 +212,7 @@ func TestLastWords(t *testing.T) {
 		inBubble(t, Limits{}, func(r *rig) {
 			c := r.lend()
 			var want *Settings
-			owed, p := r.conn.Adopt(want.With("a", "1"), nil, nil)
+			owed, p, _ := r.conn.Adopt(want.With("a", "1"), nil, nil)
 			done := r.send(&Parcel{Owed: append(owed, Owed{Kind: Query, Sink: c}), Bytes: append(p, pgtest.Query("x")...)})
 			r.hear("PBESQ")
 			if err := <-done; err != nil {

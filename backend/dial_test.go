@@ -23,6 +23,8 @@ func newOwner() *owner {
 }
 
 func (o *owner) Release(c *Conn)            { o.released <- c }
+func (o *owner) Reset(c *Conn) { o.Release(c) }
+
 func (o *owner) Discard(_ *Conn, err error) { o.discarded <- err }
 
 var clock = time.Now()
@@ -190,7 +192,7 @@ func TestRealServer(t *testing.T) {
 	// Settings come and go without the client's hearing of it.
 	with := func(want *Settings, sql string) string {
 		return s.run(func(c *client) ([]Owed, []byte) {
-			owed, p := conn.Adopt(want, nil, nil)
+			owed, p, _ := conn.Adopt(want, nil, nil)
 			return append(owed, Owed{Kind: Query, Sink: c}), append(p, pgtest.Query(sql)...)
 		})
 	}

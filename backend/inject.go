@@ -16,12 +16,14 @@ import (
 // Adopt appends to owed and dst what turns the connection's settings into those
 // wanted: bound set_config calls, each with a Sync of its own, all swallowed. It
 // notes them as applied. The connection must be kept with Lend or Hold; a
-// following Send must carry what was appended first.
-func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) ([]Owed, []byte) {
+// following Send must carry what was appended first. risky says that the server
+// may refuse one of them, although it has accepted it before: the client's
+// statement must wait for the answer.
+func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byte, risky bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.applied == want {
-		return owed, dst
+		return owed, dst, false
 	}
 	statement := func(sql string, params ...string) {
 		dst = wire.AppendParse(dst, "", []byte(sql), nil)
@@ -33,11 +35,40 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) ([]Owed, []byte) {
 			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
 		c.unnamed = otherUnnamed
 	}
-	diff(c.applied, want,
-		func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) },
-		func(name string) { statement("RESET " + quoteSetting(name)) })
+	set := func(s Setting) {
+		risky = risky || !harmless[s.Name]
+		statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value)
+	}
+	reset := func(name string) {
+		risky = risky || !harmless[name]
+		statement("RESET " + quoteSetting(name))
+	}
+	// What a role may set is another matter than what the login may: away from a
+	// role first, to it last.
+	had, _ := c.applied.Get(roleSetting)
+	role, wanted := want.Get(roleSetting)
+	if had != "" && had != role {
+		reset(roleSetting)
+	}
+	diff(c.applied.Without(roleSetting), want.Without(roleSetting), set, reset)
+	if wanted && role != had {
+		set(Setting{roleSetting, role})
+	}
 	c.applied = want
-	return owed, dst
+	return owed, dst, risky
+}
+
+// roleSetting is the setting behind SET ROLE.
+const roleSetting = "role"
+
+// harmless are the settings that every session may set: a value that one server
+// connection has accepted is accepted by all.
+var harmless = map[string]bool{
+	"application_name": true, "bytea_output": true, "client_encoding": true, "client_min_messages": true,
+	"datestyle": true, "default_transaction_isolation": true, "default_transaction_read_only": true,
+	"extra_float_digits": true, "idle_in_transaction_session_timeout": true, "intervalstyle": true,
+	"lock_timeout": true, "search_path": true, "standard_conforming_strings": true, "statement_timeout": true,
+	"synchronous_commit": true, "timezone": true, "work_mem": true,
 }
 
 // Applied returns the settings that the connection has.
@@ -80,7 +111,14 @@ func (c *Conn) Batch() {
 func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed []Owed, dst []byte) ([]Owed, []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.prep.has(s) {
+	has, unsure := c.prep.has(s)
+	if has && unsure {
+		// The Parse of an earlier batch that is still under way may be ignored:
+		// whatever comes of it, after these two the server has the statement once.
+		dst = wire.AppendTarget(dst, wire.Close, 'S', s.Name)
+		owed = append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink})
+	}
+	if has && !unsure {
 		switch {
 		case change == 0:
 		case judge || c.status == wire.TxFailed || !c.q.empty() || slices.ContainsFunc(owed, func(o Owed) bool { return !o.Own }):
@@ -119,6 +157,14 @@ func (c *Conn) Unnamed(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.unnamed == id
+}
+
+// NoUnnamed notes that a simple query is about to be sent, which drops the unnamed
+// statement.
+func (c *Conn) NoUnnamed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unnamed = noUnnamed
 }
 
 // DropUnnamed appends what takes away an unnamed statement that somebody else

@@ -26,7 +26,7 @@ func settings(pairs ...string) (s *Settings) {
 
 // adopted is what Adopt sends, as text.
 func adopted(c *Conn, want *Settings) (s string) {
-	owed, p := c.Adopt(want, nil, nil)
+	owed, p, _ := c.Adopt(want, nil, nil)
 	for len(p) > 0 {
 		h, _ := wire.ReadHeader(p, 1<<20)
 		body := p[wire.HeaderLen:h.Size()]
@@ -78,7 +78,7 @@ func TestAdoptSendsTheDifference(t *testing.T) {
 func TestAdoptIsSilent(t *testing.T) {
 	inBubble(t, Limits{}, func(r *rig) {
 		c := r.lend()
-		owed, p := r.conn.Adopt(settings("TimeZone", "Asia/Tokyo"), nil, nil)
+		owed, p, _ := r.conn.Adopt(settings("TimeZone", "Asia/Tokyo"), nil, nil)
 		done := r.send(&Parcel{Owed: append(owed, Owed{Kind: Query, Sink: c}), Bytes: append(p, pgtest.Query("x")...)})
 		r.hear("PBESQ")
 		if err := <-done; err != nil {
@@ -99,7 +99,7 @@ func TestRefusedSetting(t *testing.T) {
 	for _, seen := range []bool{false, true} {
 		inBubble(t, Limits{}, func(r *rig) {
 			c := r.lend()
-			owed, p := r.conn.Adopt(settings("a", "1"), nil, nil)
+			owed, p, _ := r.conn.Adopt(settings("a", "1"), nil, nil)
 			done := r.send(&Parcel{Owed: owed, Bytes: p, Pin: "login"})
 			r.hear("PBES")
 			if err := <-done; err != nil {
@@ -169,6 +169,9 @@ func TestEvictSparesTheBatch(t *testing.T) {
 		if got := prepare(i); got != "" {
 			t.Errorf("evicted %sof the batch", got)
 		}
+	}
+	for _, st := range all[:4] {
+		c.prep.settle(st, true) // the server has accepted them
 	}
 	c.Batch()
 	prepare(1)
@@ -319,4 +322,38 @@ func TestProbeAfterDoubt(t *testing.T) {
 		c.heard("C(SELECT 1) Z(I)")
 		r.owner(1, 0)
 	})
+}
+
+// TestPrepareAfterIgnoredParse: a statement whose Parse of an earlier batch may
+// have been ignored is prepared again so that the server has it once, whatever
+// came of the first.
+func TestPrepareAfterIgnoredParse(t *testing.T) {
+	st := &Statement{Name: "s", Query: []byte("SELECT 1")}
+	kinds := func(owed []Owed) string {
+		out := ""
+		for _, o := range owed {
+			out += o.Kind.String() + " "
+		}
+		return out
+	}
+	c := &Conn{}
+	for _, step := range []struct {
+		does string
+		do   func()
+		want string
+	}{
+		{"a new statement", func() { c.Batch() }, "Parse "},
+		{"the same batch", func() {}, ""},
+		{"the next batch, before the answer", func() { c.Batch() }, "Close Parse "},
+		{"the same batch", func() {}, ""},
+		{"the server has accepted it", func() { c.Batch(); c.prep.settle(st, true) }, ""},
+		{"its Parse stood behind an error", func() { c.Batch(); c.droppedEntry(Owed{Kind: Parse, Stmt: st}, false) }, "Close Parse "},
+		{"the server has refused it", func() { c.Batch(); c.droppedEntry(Owed{Kind: Parse, Stmt: st}, true) }, "Parse "},
+	} {
+		step.do()
+		owed, _ := c.Prepare(st, nil, 0, false, nil, nil)
+		if got := kinds(owed); got != step.want {
+			t.Errorf("%s: %q, want %q", step.does, got, step.want)
+		}
+	}
 }

@@ -226,7 +226,7 @@ func TestQueueAgainstModel(t *testing.T) {
 func compare(rnd *rand.Rand, syncsInCopy bool) error {
 	s := &modelServer{rnd: rnd}
 	var dropped []int
-	q := &queue{dropped: func(o Owed) {
+	q := &queue{dropped: func(o Owed, _ bool) {
 		if o.Kind == Parse {
 			dropped = append(dropped, o.Sink.(*mark).n)
 		}

@@ -97,7 +97,7 @@ type queue struct {
 	failed   bool // the head Query or Sync has had its error
 	probed   bool // the head Probe has seen its EmptyQueryResponse
 	doubt    int  // Syncs that a failed COPY may or may not have eaten
-	dropped  func(Owed)
+	dropped  func(o Owed, refused bool)
 }
 
 func (q *queue) at(i int) *Owed { return &q.ring[(q.head+i)&(len(q.ring)-1)] }
@@ -173,9 +173,12 @@ func (q *queue) removeNext() {
 }
 
 // drop is told of entries whose message the server ignores.
-func (q *queue) drop(o Owed) {
+func (q *queue) drop(o Owed) { q.lose(o, false) }
+
+// lose is drop; refused says that the message is the one that the error is about.
+func (q *queue) lose(o Owed, refused bool) {
 	if q.dropped != nil {
-		q.dropped(o)
+		q.dropped(o, refused)
 	}
 }
 
@@ -301,7 +304,7 @@ func (q *queue) replyError() (Verdict, error) {
 	if wasCopy {
 		q.copyFailed()
 	}
-	q.drop(q.pop())
+	q.lose(q.pop(), true)
 	for q.n > 0 && q.at(0).Kind != Sync {
 		q.drop(q.pop())
 	}

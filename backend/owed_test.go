@@ -198,7 +198,7 @@ func TestDropped(t *testing.T) {
 		{"+E +S -G +X -C", "Sync2 CopyEnd3"},
 	} {
 		var got []string
-		q := &queue{dropped: func(o Owed) { got = append(got, fmt.Sprintf("%v%d", o.Kind, o.Sink.(*mark).n)) }}
+		q := &queue{dropped: func(o Owed, _ bool) { got = append(got, fmt.Sprintf("%v%d", o.Kind, o.Sink.(*mark).n)) }}
 		if _, err := play(q, c.script); err != nil {
 			t.Errorf("%s: %v", c.script, err)
 		}
@@ -230,7 +230,7 @@ func FuzzQueue(f *testing.F) {
 	f.Add([]byte("\x00\x01ZCDEZ"))
 	f.Add([]byte("\x06\x02\x08\x02GEZZ"))
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		q := &queue{dropped: func(Owed) {}}
+		q := &queue{dropped: func(Owed, bool) {}}
 		for _, op := range ops {
 			if op < 33 {
 				q.push(Owed{Kind: Kind(op % 11), Do: Do(op / 11), Err: wire.Errorf("00000", "")})

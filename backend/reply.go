@@ -226,6 +226,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		c.complete(body)
 	case wire.ReadyForQuery:
 		return c.ready(h, body, s)
+	case wire.ParseComplete:
+		if !c.q.empty() && c.q.at(0).Stmt != nil {
+			c.prep.settle(c.q.at(0).Stmt, true)
+		}
 	}
 	v, err := c.q.reply(h.Type, body)
 	if err != nil || !v.Forward || v.Sink == nil {
@@ -266,7 +270,7 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 		}
 		n, v := string(name), string(value)
 		c.params[n] = v
-		if sink != nil {
+		if sink != nil && !c.q.empty() { // else no statement of its has done that
 			c.reported(sink, n, v)
 		}
 	}
@@ -303,6 +307,7 @@ func (c *Conn) reported(sink Sink, name, value string) {
 var (
 	tagDiscardAll    = []byte("DISCARD ALL\x00")
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
+	tagDeallocate    = []byte("DEALLOCATE\x00")
 )
 
 // complete looks for the commands that change what the connection holds.
@@ -312,14 +317,22 @@ func (c *Conn) complete(body []byte) {
 	}
 	switch {
 	case bytes.Equal(body, tagDiscardAll):
-		c.applied, c.unsure = nil, false
+		c.applied, c.unsure, c.dirty = nil, false, false
 	case bytes.Equal(body, tagDeallocateAll):
+	case bytes.Equal(body, tagDeallocate):
+		c.dirty = c.dirty || len(c.prep.used) > 0 // it may have been one of ours
+		return
 	default:
 		return
 	}
 	c.dropped = true
 	c.unnamed = otherUnnamed // the EXECUTE of it may stand in one, which lives on
 	clear(c.prep.used)
+	for i := range c.q.n { // what is prepared behind it is there again
+		if o := c.q.at(i); o.Kind == Parse && o.Stmt != nil {
+			c.prep.add(o.Stmt)
+		}
+	}
 }
 
 // ready handles ReadyForQuery.
@@ -365,11 +378,15 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	return v.Forward && v.Sink != nil, nil
 }
 
-// droppedEntry is told of entries whose message the server ignores or refuses.
-func (c *Conn) droppedEntry(o Owed) {
+// droppedEntry is told of entries whose message the server ignores, or refuses.
+func (c *Conn) droppedEntry(o Owed, refused bool) {
 	switch {
 	case o.Kind == Parse && o.Stmt != nil:
-		delete(c.prep.used, o.Stmt)
+		if refused {
+			delete(c.prep.used, o.Stmt)
+		} else {
+			c.prep.settle(o.Stmt, false)
+		}
 	case o.Kind == Parse || o.Kind == Query:
 		c.unnamed = otherUnnamed
 	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:

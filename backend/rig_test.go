@@ -64,6 +64,8 @@ func (r *rig) Release(*Conn) {
 	r.released++
 }
 
+func (r *rig) Reset(c *Conn) { r.Release(c) }
+
 func (r *rig) Discard(_ *Conn, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,29 +9,49 @@ type Statement struct {
 	OIDs  []byte // count and parameter type OIDs, as in Parse
 }
 
-// prepared is the set of statements that a server connection has. Its owner is
-// Conn, under Conn.mu.
+// prepared is the set of statements that a server connection has, or may have. Its
+// owner is Conn, under Conn.mu.
 type prepared struct {
-	used map[*Statement]uint64 // when last used, in ticks
+	used map[*Statement]held
 	tick uint64
 	mark uint64 // tick at the start of the batch that is being sent
 }
 
-func (p *prepared) has(s *Statement) bool {
-	if _, ok := p.used[s]; !ok {
-		return false
-	}
-	p.tick++
-	p.used[s] = p.tick
-	return true
+// held is what is known of one statement. Ticks count uses.
+type held struct {
+	used, sent uint64 // when last used, and when its last Parse was sent
+	sure       bool   // the server has accepted it; else that Parse may have been ignored
 }
 
-func (p *prepared) add(s *Statement) {
-	if p.used == nil {
-		p.used = make(map[*Statement]uint64)
+// has reports whether the server has s, counting a use. unsure says that it has
+// only if no error came before: of the batch that is being sent this is as good,
+// since an error ends it.
+func (p *prepared) has(s *Statement) (has, unsure bool) {
+	h, ok := p.used[s]
+	if !ok {
+		return false, false
 	}
 	p.tick++
-	p.used[s] = p.tick
+	h.used = p.tick
+	p.used[s] = h
+	return true, !h.sure && h.sent <= p.mark
+}
+
+// add notes that the Parse of s is about to be sent.
+func (p *prepared) add(s *Statement) {
+	if p.used == nil {
+		p.used = make(map[*Statement]held)
+	}
+	p.tick++
+	p.used[s] = held{used: p.tick, sent: p.tick}
+}
+
+// settle notes whether the server has s for sure.
+func (p *prepared) settle(s *Statement, sure bool) {
+	if h, ok := p.used[s]; ok {
+		h.sure = sure
+		p.used[s] = h
+	}
 }
 
 // evict takes out the statement that was used longest ago if there are more
@@ -42,9 +62,9 @@ func (p *prepared) evict(limit int) *Statement {
 	}
 	var oldest *Statement
 	at := p.mark + 1
-	for s, t := range p.used {
-		if t < at {
-			oldest, at = s, t
+	for s, h := range p.used {
+		if h.used < at {
+			oldest, at = s, h.used
 		}
 	}
 	if oldest != nil {

@@ -35,6 +35,7 @@ type Conn struct {
 	buf     *[]byte // borrowed while bytes are in hand
 	have    int     // bytes of *buf in hand
 	carry   []byte  // a short unfinished message, kept while parked
+	again   bool    // the handler wants another look before Loop parks
 
 	// Owned by the goroutine in Write.
 	out      []byte
@@ -85,6 +86,11 @@ func (c *Conn) Loop(h Handler) error {
 	}
 	return c.result()
 }
+
+// LookAgain is for the handler: it makes Loop read once more before it parks, so
+// that an end of the stream that came together with the last bytes is seen at
+// once. It costs a system call.
+func (c *Conn) LookAgain() { c.again = true }
 
 // stopped reports whether Loop has been told to end, and with which error. While
 // a peer sends without a pause Loop does not park, so it must look itself.
@@ -138,10 +144,11 @@ func (c *Conn) readable(fd uintptr) bool {
 		if !c.consume() {
 			return true
 		}
-		if !full {
+		if !full && !c.again {
 			c.park()
 			return false
 		}
+		c.again = false
 		if c.stopped() {
 			return true
 		}

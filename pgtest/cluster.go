@@ -89,6 +89,17 @@ func Start(t testing.TB, opt Options) *Cluster {
 // folder is removed within a few seconds. When ctx ends during the start nothing
 // is left behind.
 func StartCluster(ctx context.Context, opt Options) (*Cluster, error) {
+	for tries := 1; ; tries++ {
+		c, err := startCluster(ctx, opt)
+		if err == nil || tries == 3 || !strings.Contains(err.Error(), "Address already in use") {
+			return c, err
+		}
+		// Between the choice of a port and the server's start somebody who claims
+		// none has taken it: others are chosen.
+	}
+}
+
+func startCluster(ctx context.Context, opt Options) (*Cluster, error) {
 	if opt.Replicas < 0 || opt.Replicas > 8 {
 		return nil, fmt.Errorf("replicas: %d, want 0 to 8", opt.Replicas)
 	}

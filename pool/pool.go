@@ -67,6 +67,7 @@ type Pool struct {
 	// Guarded by mu.
 	mu          sync.Mutex
 	login       backend.Login
+	replaced    config.Secret // the password before that of login, see SetPassword
 	dialer      *backend.Dialer
 	limits      Limits
 	all         map[*backend.Conn]*member
@@ -85,6 +86,7 @@ type Pool struct {
 	lastErr     error
 	params      map[string]string // what a fresh login reports
 	drained     chan struct{}     // closed when nothing is lent any more; see Pause
+	used        int64             // of a pool without connections: when it last had or wanted one
 
 	// Totals, guarded by mu.
 	gone     backend.Counters // of connections that are no more
@@ -150,7 +152,9 @@ func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 		p.mu.Unlock()
 		return c, nil
 	}
-	if p.lastErr != nil && p.refusedLocked() {
+	now := p.set.now()
+	p.used = now
+	if p.lastErr != nil && p.refusedLocked(now) {
 		err := p.lastErr
 		p.mu.Unlock()
 		return nil, err
@@ -158,7 +162,7 @@ func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 	if w.ch == nil {
 		w.ch = make(chan result, 1)
 	}
-	w.since = p.set.now()
+	w.since = now
 	w.queued = true
 	w.prev, w.next = p.last, nil
 	if p.last == nil {
@@ -180,8 +184,8 @@ func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 // refusedLocked reports whether a new waiter would only hear the last login's
 // error again: the server was asked a moment ago and there is no connection
 // that could be waited for.
-func (p *Pool) refusedLocked() bool {
-	return len(p.all) == 0 && p.dialing == 0 && p.set.now() < p.retryAt && !transient(p.lastErr)
+func (p *Pool) refusedLocked(now int64) bool {
+	return len(p.all) == 0 && p.dialing == 0 && now < p.retryAt && !transient(p.lastErr)
 }
 
 func (p *Pool) lendLocked(c *backend.Conn) {
@@ -320,6 +324,7 @@ func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 		defer p.mu.Unlock()
 		delete(p.all, c)
 		p.closing--
+		p.used = p.set.now()
 		n := c.Counters()
 		p.gone.Merge(&n)
 		p.set.caps.give(p)
@@ -385,7 +390,11 @@ func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 	p.dialing--
 	if err != nil {
 		p.set.caps.give(p)
-		if !p.closed {
+		switch {
+		case p.closed:
+		case !same(l.Password, p.login.Password):
+			p.growLocked() // it says nothing of the password that counts by now
+		default:
 			p.refusalLocked(err)
 		}
 		return

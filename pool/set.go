@@ -18,6 +18,10 @@ import (
 // timeouts.
 const tick = 100 * time.Millisecond
 
+// unusedAfter is how long a pool stays that has no connection and nobody who
+// wants one.
+const unusedAfter = time.Minute
+
 // Options for a Set. Log and Now must be given.
 type Options struct {
 	Log     *slog.Logger
@@ -74,32 +78,67 @@ func New(cfg *config.Config, opt Options) *Set {
 }
 
 // Get returns the pool for a client of database (by the name that it asked for)
-// on one of the database's servers, logging in as user.
-func (s *Set) Get(database string, db *config.Database, server config.Server, user string, password config.Secret) *Pool {
+// on one of the database's servers, logging in as user. Its next logins use the
+// password, unless the database has one of its own. The pool is closed if the
+// configuration in force has none like it; the caller's database is of another
+// one then and is not looked at.
+func (s *Set) Get(database string, _ *config.Database, server config.Server, user string, password config.Secret) *Pool {
 	k := Key{Database: database, User: user, Server: server.Addr()}
 	s.mu.RLock()
-	p := s.pools[k]
+	p, db := s.pools[k], k.of(s.cfg)
 	s.mu.RUnlock()
-	if p != nil {
+	if p == nil {
+		p, db = s.add(k, server)
+	}
+	if db == nil {
 		return p
 	}
+	if db.User != "" && !db.Password.Empty() {
+		password = db.Password
+	}
+	p.SetPassword(password)
+	return p
+}
+
+// add makes the pool of a key, unless somebody was faster, and returns it with
+// its database; nil and a closed pool if it is in no configuration any more.
+func (s *Set) add(k Key, server config.Server) (*Pool, *config.Database) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	db := k.of(s.cfg)
 	if p := s.pools[k]; p != nil {
-		return p
+		return p, db
 	}
-	p = &Pool{
-		Key: k, set: s, server: server, load: s.load(k.Server), all: make(map[*backend.Conn]*member),
-		paused: s.paused[""] || s.paused[database],
-	}
-	p.configure(s.cfg, db)
-	p.login = backend.Login{Server: server, Database: db.DBName, User: user, Password: password}
-	if s.closed {
+	p := &Pool{Key: k, set: s, server: server, all: make(map[*backend.Conn]*member)}
+	if db == nil || s.closed {
 		p.closed = true
-		return p
+		return p, nil
 	}
+	p.load = s.load(k.Server)
+	p.paused = s.paused[""] || s.paused[k.Database]
+	p.used = s.now()
+	p.configure(s.cfg, db)
+	p.login = backend.Login{Server: server, Database: db.DBName, User: k.User}
 	s.pools[k] = p
-	return p
+	return p, db
+}
+
+// Closed reports whether the pool is of no more use: ask the Set for another.
+func (p *Pool) Closed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// of returns the database of a configuration that a pool with this key serves;
+// nil if there is none.
+func (k Key) of(cfg *config.Config) *config.Database {
+	db, ok := cfg.Database(k.Database)
+	if !ok || db.User != "" && db.User != k.User ||
+		!slices.ContainsFunc(db.Servers, func(v config.Server) bool { return v.Addr() == k.Server }) {
+		return nil
+	}
+	return db
 }
 
 // configure takes over the limits of a configuration.
@@ -140,17 +179,10 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 func (s *Set) Apply(cfg *config.Config) {
 	s.mu.Lock()
 	s.cfg = cfg
-	s.retired = slices.DeleteFunc(s.retired, (*Pool).empty)
 	var retired []*Pool
 	for k, p := range s.pools {
-		db, ok := cfg.Database(k.Database)
-		if ok {
-			ok = slices.ContainsFunc(db.Servers, func(v config.Server) bool { return v.Addr() == k.Server })
-		}
-		if ok && db.User != "" && db.User != k.User {
-			ok = false
-		}
-		if !ok {
+		db := k.of(cfg)
+		if db == nil {
 			delete(s.pools, k)
 			retired = append(retired, p)
 			continue
@@ -178,8 +210,9 @@ func (p *Pool) relogin(db *config.Database) {
 	defer p.mu.Unlock()
 	moved := p.login.Database != db.DBName
 	p.login.Database = db.DBName
+	p.replaced = ""
 	if db.User != "" {
-		p.login.Password = db.Password
+		p.passwordLocked(db.Password)
 	}
 	if moved {
 		p.renewLocked()
@@ -190,14 +223,6 @@ func (p *Pool) relogin(db *config.Database) {
 		p.closeLocked(c, p.all[c])
 	}
 	p.growLocked() // the limits may be higher now
-}
-
-// SetPassword notes the password for new connections of a user whose own name
-// is used on the server.
-func (p *Pool) SetPassword(s config.Secret) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.login.Password = s
 }
 
 // close ends a pool: waiters get err, idle connections are closed now, lent ones
@@ -239,11 +264,38 @@ func (s *Set) janitor() {
 		}
 		for _, p := range s.list() {
 			p.expire()
-			if n%10 == 0 {
-				p.tidy()
+			if n%10 == 0 && p.tidy() {
+				s.remove(p)
 			}
 		}
+		if n%10 == 0 {
+			s.forget()
+		}
 	}
+}
+
+// remove takes out a pool if it is still unused. Who holds it hears ErrClosed and
+// asks for another.
+func (s *Set) remove(p *Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.pools[p.Key] != p || !p.unusedLocked() {
+		return
+	}
+	delete(s.pools, p.Key)
+	p.closed = true
+	if p.retry != nil {
+		p.retry.Stop()
+	}
+}
+
+// forget lets go of closed pools without connections.
+func (s *Set) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = slices.DeleteFunc(s.retired, (*Pool).empty)
 }
 
 // list returns all pools in order of their keys.
@@ -276,9 +328,18 @@ func (p *Pool) expire() {
 	}
 }
 
+// unusedLocked reports whether a pool can go: it has had no connection and nobody
+// who wants one for a while. Where min_pool_size is to be kept the pool stays, for
+// a server that comes back.
+func (p *Pool) unusedLocked() bool {
+	return len(p.all) == 0 && p.dialing == 0 && p.first == nil && (p.limits.Min == 0 || p.opened == 0) &&
+		p.set.now()-p.used > int64(unusedAfter)
+}
+
 // tidy closes what is too old or idle for too long, probes for servers that
-// have gone unseen, and opens what min_pool_size asks for.
-func (p *Pool) tidy() {
+// have gone unseen, and opens what min_pool_size asks for. It reports whether the
+// pool is unused.
+func (p *Pool) tidy() (unused bool) {
 	p.mu.Lock()
 	l := p.limits
 	all := make([]*backend.Conn, 0, len(p.all))
@@ -313,6 +374,7 @@ func (p *Pool) tidy() {
 	if l.Min > 0 && p.opened > 0 {
 		p.growLocked()
 	}
+	return p.unusedLocked()
 }
 
 // jittered spreads the ends of connections that were opened together over a

@@ -35,6 +35,7 @@ type world struct {
 	refuse   func(n int) error // of the nth login, from 1; nil accepts
 	gate     chan struct{}     // logins wait for it, if not nil
 	silent   bool              // queries are not answered
+	secret   string            // asked for at logins, if not ""
 	suspects int
 }
 
@@ -92,9 +93,12 @@ func (w *world) apply(change func(*config.Config)) {
 	w.set.Apply(w.cfg)
 }
 
-func (w *world) pool(database, user string) *pool.Pool {
+func (w *world) pool(database, user string) *pool.Pool { return w.login(database, user, "") }
+
+// login is pool for a user with a password.
+func (w *world) login(database, user string, password config.Secret) *pool.Pool {
 	db, _ := w.cfg.Database(database)
-	return w.set.Get(database, db, server, user, "")
+	return w.set.Get(database, db, server, user, password)
 }
 
 // end closes the Set and checks that nothing is left. The bubble itself fails if
@@ -198,6 +202,10 @@ func (w *world) serve(e *end, nc net.Conn, pid uint32, refusal *wire.Error) {
 		_, _ = nc.Write(refusal.Append(nil))
 		return
 	}
+	if !w.admits(nc) {
+		_, _ = nc.Write(errPassword.Append(nil))
+		return
+	}
 	e.login(st.Param("database"))
 	b := wire.AppendAuth(nil, wire.AuthOK, nil)
 	b = wire.AppendParameterStatus(b, "server_version", "15.0")
@@ -227,6 +235,29 @@ func (w *world) serve(e *end, nc net.Conn, pid uint32, refusal *wire.Error) {
 			}
 		}
 	}
+}
+
+// admits asks for the password, if there is one.
+func (w *world) admits(nc net.Conn) bool {
+	var want string
+	w.with(func() { want = w.secret })
+	if want == "" {
+		return true
+	}
+	if _, err := nc.Write(wire.AppendAuth(nil, wire.AuthCleartextPassword, nil)); err != nil {
+		return false
+	}
+	var h [wire.HeaderLen]byte
+	if _, err := io.ReadFull(nc, h[:]); err != nil {
+		return false
+	}
+	hd, err := wire.ReadHeader(h[:], 1<<10)
+	if err != nil {
+		return false
+	}
+	b := make([]byte, hd.Body)
+	_, err = io.ReadFull(nc, b)
+	return err == nil && string(b) == want+"\x00"
 }
 
 func (w *world) countLocked(db string, n int) {

@@ -52,7 +52,11 @@ func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
 		if err != nil {
 			return nil, wire.Fatalf(wire.CodeInvalidPassword, "no password to log in to the server with for user %q", s.user).Because(err)
 		}
-		s.pools[i] = s.srv.pools.Get(s.database, s.db, s.db.Servers[i], user, password)
+		p := s.srv.pools.Get(s.database, s.db, s.db.Servers[i], user, password)
+		if p.Closed() {
+			return nil, pool.ErrClosed
+		}
+		s.pools[i] = p
 	}
 	if s.pools[i].Key.Server != addr {
 		return nil, pool.ErrClosed

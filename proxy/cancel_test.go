@@ -312,9 +312,10 @@ func TestCancelLeaksNothing(t *testing.T) {
 	for range 4 {
 		clients = append(clients, h.Client(t))
 	}
-	for _, c := range clients {
-		c.Query("warm")
-	}
+	clients[0].Query("warm")
+	h.Pools.Reconnect("") // no server connection, here and at the end
+	eventually(t, 10*time.Second, "the end of the server connection", func() bool { return h.Pools.Stats()[0].Servers() == 0 })
+	<-s.Conns()[0].Done()
 	census := pgtest.NewCensus(t)
 	for range 3 {
 		for _, c := range clients {
@@ -346,6 +347,7 @@ func TestCancelLeaksNothing(t *testing.T) {
 			}
 		}
 	}
+	h.Pools.Reconnect("")
 	census.AssertBaseline()
 }
 

@@ -31,7 +31,7 @@ var pins = []struct {
 }
 
 const (
-	pinSetting = "setting being changed"
+	pinSetting = backend.PinBrief
 	pinSet     = "setting changed where it cannot be followed"
 )
 
@@ -56,14 +56,18 @@ func (s *Session) calm(a *assembly) error {
 	return nil
 }
 
-// effects notes what the statement that is about to be sent will do.
-func (s *Session) effects(a *assembly, plan *router.Plan) {
+// effects notes what the statement that is about to be sent will do. alone says
+// that nothing else is in its batch, so that its end tells all.
+func (s *Session) effects(a *assembly, plan *router.Plan, alone bool) {
 	e := plan.Effects
 	if e == 0 {
 		return
 	}
 	if e.Any(router.EffectWrite | router.EffectDDL | router.EffectCopy | router.EffectOther | router.EffectMulti) {
 		a.wrote = true
+	}
+	if e.Any(router.EffectOther) {
+		a.dirty = true
 	}
 	for _, p := range pins {
 		if e.Any(p.effect) {
@@ -74,15 +78,70 @@ func (s *Session) effects(a *assembly, plan *router.Plan) {
 		return
 	}
 	st := s.lease.State()
-	followed := s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing && replayable(plan)
-	if e.Any(router.EffectSet) && !followed {
+	followed := alone && s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing && replayable(plan)
+	switch {
+	case !followed && e.Any(router.EffectSet|router.EffectDiscardAll):
 		a.pin = pinSet
+	case a.pin == "":
+		a.pin = pinSetting // settle needs the connection
 	}
-	s.barrier = plan
-	s.barrierErrors = st.Errors
-	if a.pin == "" {
-		a.pin = pinSetting
+	if s.barrier == nil || !followed {
+		s.barrier = plan
+		s.barrierErrors = st.Errors
+		s.barrierAlone = followed
+		s.barrierChange = s.srv.changes.Load()
 	}
+}
+
+// aloneFrom reports whether the Bind at the front of q is the only one of its
+// batch, all of which is in hand.
+func (s *Session) aloneFrom(q []byte) bool {
+	if s.binds != 1 {
+		return false
+	}
+	executes := 0
+	for first := true; len(q) >= wire.HeaderLen; first = false {
+		h, err := wire.ReadHeader(q, s.maxPacket())
+		if err != nil || len(q) < h.Size() {
+			return false
+		}
+		switch h.Type {
+		case wire.Sync:
+			return true
+		case wire.Bind:
+			if !first {
+				return false
+			}
+		case wire.Execute:
+			if executes++; executes > 1 {
+				return false
+			}
+		case wire.Describe, wire.Flush:
+		default:
+			return false
+		}
+		q = q[h.Size():]
+	}
+	return false
+}
+
+// wanted returns the settings that the connection must have for a statement: all
+// that the client has set, but for what the statement itself sets anew. A setting
+// that a server refuses can so be given up.
+func (s *Session) wanted(c *backend.Conn, plan *router.Plan) *backend.Settings {
+	want := s.settings.Load()
+	if plan.Effects == 0 || want == nil {
+		return want
+	}
+	if plan.Effects.Any(router.EffectDiscardAll) && !plan.Effects.Any(router.EffectMulti) {
+		return c.Applied()
+	}
+	for _, v := range plan.Vars {
+		if _, reported := c.Reported(v.Name); !v.Local && !v.All && !reported {
+			want = want.Without(v.Name)
+		}
+	}
+	return want
 }
 
 // replayable reports whether the settings that a statement changes can be set
@@ -114,10 +173,10 @@ func (s *Session) settle(a *assembly) error {
 	}
 	st := c.State()
 	clean := false
-	if st.Errors == s.barrierErrors {
-		if st.Dropped {
-			s.dropStatements()
-		}
+	if st.Dropped {
+		s.dropStatements(s.barrierChange)
+	}
+	if st.Errors == s.barrierErrors && s.barrierAlone {
 		if st.Dropped && plan.Effects.Any(router.EffectDiscardAll) {
 			s.settings.Store(s.base)
 			clean = true
@@ -135,7 +194,7 @@ func (s *Session) settle(a *assembly) error {
 	case s.sessionMode():
 	case clean:
 		c.Unpin("")
-	case st.Status == wire.TxIdle:
+	default:
 		c.Unpin(pinSetting)
 	}
 	return nil
@@ -149,7 +208,16 @@ func (s *Session) follow(c *backend.Conn, v router.Var) {
 	want, have := s.settings.Load(), c.Applied()
 	switch {
 	case v.All:
-		want, have = s.base, nil
+		// RESET ALL spares the role.
+		role, had := have.Get("role")
+		wanted, wants := want.Get("role")
+		want, have = s.base.Without("role"), nil
+		if had {
+			have = have.With("role", role)
+		}
+		if wants {
+			want = want.With("role", wanted)
+		}
 	case v.Reset:
 		have = have.Without(v.Name)
 		if b, ok := s.base.Get(v.Name); ok {
@@ -158,6 +226,9 @@ func (s *Session) follow(c *backend.Conn, v router.Var) {
 			want = want.Without(v.Name)
 		}
 	default:
+		if _, ok := c.Reported(v.Name); ok {
+			return // Session.Reported has taken over what the server has made of it
+		}
 		want, have = want.With(v.Name, v.Value), have.With(v.Name, v.Value)
 	}
 	s.settings.Store(want)

@@ -46,7 +46,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		return err
 	}
 	s.lease.Batch()
-	s.open, s.batch = true, plan
+	s.open, s.batch, s.binds = true, plan, 0
 	return nil
 }
 
@@ -97,16 +97,44 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 			return partPlan
 		}
 		if plan != nil {
-			if plan.Class == router.ClassPrimary || plan.Target == "primary" || plan.Effects != 0 {
+			switch {
+			case plan.Class == router.ClassPrimary, plan.Target == "primary":
+				if plan.Effects.Any(router.EffectEnd) && batch.Effects.Any(router.EffectBegin) && endsWith(q, s.maxPacket()) {
+					return batch // BEGIN READ ONLY ... COMMIT, and nothing behind it
+				}
 				return plan
-			}
-			if batch == bonePlan {
+			case batch == bonePlan || plan.Effects != 0:
 				batch = plan
 			}
 		}
 		q = q[h.Size():]
 	}
 	return partPlan
+}
+
+// endsWith reports whether of the batch that goes on with q only one statement is
+// left.
+func endsWith(q []byte, limit int) bool {
+	statements := 0
+	for len(q) >= wire.HeaderLen {
+		h, err := wire.ReadHeader(q, limit)
+		if err != nil || len(q) < h.Size() {
+			return false
+		}
+		switch h.Type {
+		case wire.Sync:
+			return true
+		case wire.Parse, wire.Bind:
+			if h.Type == wire.Bind {
+				statements++
+			}
+			if statements > 1 || h.Type == wire.Parse && statements > 0 {
+				return false
+			}
+		}
+		q = q[h.Size():]
+	}
+	return false
 }
 
 // planOf returns the plan of a statement that the client has; nil if it has none
@@ -127,7 +155,7 @@ func (s *Session) planOf(name []byte) *router.Plan {
 // parse handles Parse.
 func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error) {
 	if len(q) < h.Size() {
-		if h.Body <= s.cfg.Proxy.MaxQueryParseSize {
+		if h.Body <= s.parseMax() {
 			return 0, true, nil
 		}
 		return s.longParse(a, q, h)
@@ -265,8 +293,11 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		return s.failBatch(err, h)
 	}
 	a.binds++
-	if plan := s.planOf(name); plan != nil {
-		s.effects(a, plan)
+	s.binds++
+	if plan := s.planOf(name); plan == nil {
+		a.wrote = true // a statement of SQL's PREPARE may do anything
+	} else if plan.Effects != 0 {
+		s.effects(a, plan, plan.Effects.Any(stateEffects) && s.aloneFrom(q))
 	}
 	st := s.stmts[string(name)]
 	if len(name) == 0 || st == nil {

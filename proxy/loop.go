@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"pgproxy/backend"
 	"pgproxy/config"
@@ -18,6 +19,7 @@ type assembly struct {
 	out      netio.Gather
 	holding  bool // s.lease is kept: something must be sent, if only nothing
 	wrote    bool
+	dirty    bool
 	pin      string
 	parses   int
 	binds    int
@@ -34,7 +36,7 @@ func (a *assembly) reset() {
 		a.owed = nil
 	}
 	a.out.Reset()
-	a.holding, a.wrote, a.pin, a.parses, a.binds = false, false, "", 0, 0
+	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, "", 0, 0
 	a.memoText, a.memo = nil, nil
 }
 
@@ -91,6 +93,10 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 	if ferr := s.flush(a); err == nil {
 		err = ferr
 	}
+	if s.open || s.rest > 0 || used < len(p) {
+		// A client that leaves now leaves a server connection in the middle.
+		s.io.LookAgain()
+	}
 	return used, err
 }
 
@@ -101,11 +107,12 @@ func (s *Session) flush(a *assembly) error {
 	}
 	err := s.lease.Send(&backend.Parcel{
 		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Pin: a.pin,
-		Binds: a.binds, Parses: a.parses,
+		Dirty: a.dirty, Binds: a.binds, Parses: a.parses,
 	})
 	a.reset()
 	if err != nil {
-		s.lease.Quiet(s) // its goroutine may still have the server's last words
+		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) // the client may not be reading
+		s.lease.Quiet(s)                                          // its goroutine may still have the server's last words
 		s.lease.Wait()
 	}
 	return err
@@ -145,7 +152,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 		if err := s.need(a, functionPlan); err != nil {
 			return s.failQuery(err, h)
 		}
-		a.wrote = true
+		s.effects(a, functionPlan, false)
 		s.push(a, backend.Function)
 		return s.stream(h)
 	case wire.CopyData, wire.CopyDone, wire.CopyFail:
@@ -163,6 +170,10 @@ func (s *Session) maxPacket() int {
 	return int(s.cfg.Proxy.MaxPacketSize)
 }
 
+// parseMax returns the longest message in bytes that is held whole: the limit in
+// force, but no more than the buffer was made for when the client logged in.
+func (s *Session) parseMax() int { return min(s.cfg.Proxy.MaxQueryParseSize, s.heldMax) }
+
 // stream lets onClient relay the message, as much of it as there is and the rest
 // when it comes.
 func (s *Session) stream(h wire.Header) (int, bool, error) {
@@ -177,7 +188,7 @@ func (s *Session) discard(h wire.Header) (int, bool, error) {
 }
 
 var (
-	functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite}
+	functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite | router.EffectOther}
 	longPlan     = &router.Plan{Class: router.ClassPrimary, Reason: "too large to parse", Effects: router.EffectWrite | router.EffectOther}
 )
 
@@ -189,7 +200,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid string in message")
 		}
 		plan = s.plan(a, q[wire.HeaderLen:h.Size()-1])
-	} else if h.Body <= s.cfg.Proxy.MaxQueryParseSize {
+	} else if h.Body <= s.parseMax() {
 		return 0, true, nil
 	}
 	if plan.Proxy != nil && !s.open {
@@ -201,9 +212,10 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err := s.need(a, plan); err != nil {
 		return s.failQuery(err, h)
 	}
-	s.effects(a, plan)
+	s.effects(a, plan, !s.open)
 	s.push(a, backend.Query)
 	s.unnamed.drop() // as the server does
+	s.lease.NoUnnamed()
 	if len(q) < h.Size() {
 		return s.stream(h)
 	}
@@ -249,6 +261,7 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 			if a.holding && s.lease.Doubt() {
 				p := a.out.Made()
 				a.owed, *p = backend.AppendProbe(s, a.owed, *p)
+				s.lease.NoUnnamed() // it is a simple query
 			}
 		}
 		if a.holding && s.fits(plan) {
@@ -283,11 +296,46 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 		a.pin = "pool_mode session"
 	}
 	s.followTransaction(plan)
-	if want := s.settings.Load(); c.Applied() != want {
+	if want := s.wanted(c, plan); c.Applied() != want {
 		p := a.out.Made()
-		a.owed, *p = c.Adopt(want, a.owed, *p)
+		var risky bool
+		if a.owed, *p, risky = c.Adopt(want, a.owed, *p); risky {
+			return s.adopted(a)
+		}
 	}
 	return nil
+}
+
+// adopted waits until the server has taken over the client's settings. Where it
+// refuses one, the client hears that in place of its statement, which must not
+// run under others.
+func (s *Session) adopted(a *assembly) error {
+	pin := a.pin
+	a.pin = backend.PinBrief
+	if err := s.flush(a); err != nil {
+		return err
+	}
+	c := s.lease
+	c.Quiet(s)
+	if !c.Hold(s) {
+		return s.lostBatch()
+	}
+	a.holding, a.pin = true, pin
+	failed := c.State().Failed
+	if failed == nil {
+		if pin == "" {
+			c.Unpin(backend.PinBrief) // it is held
+		}
+		return nil
+	}
+	if err := c.Send(&backend.Parcel{}); err != nil {
+		return err
+	}
+	c.Unpin(backend.PinBrief) // to be discarded
+	a.reset()
+	s.lease = nil
+	failed.Severity = wire.SeverityError
+	return failed.WithHint("The server refuses a setting that this session has.")
 }
 
 // reasonHeld is the reason of a statement that goes where the one before went.

@@ -51,7 +51,7 @@ func (s *Session) unname(name string) {
 
 // catchUp takes over what has become known of the changes under way.
 func (s *Session) catchUp() {
-	answered := len(s.changes) > 0 && (s.lease == nil || !s.lease.HeldBy(s))
+	answered := len(s.changes) > 0 && (s.lease == nil || !s.lease.HeldBy(s) || s.lease.Settled(s))
 	if s.hasUndone.Load() {
 		s.undo()
 	}
@@ -157,12 +157,22 @@ func (s *Session) sure(a *assembly, name []byte) error {
 	return nil
 }
 
-// dropStatements takes all names from the client, and its unnamed statement.
-func (s *Session) dropStatements() {
-	for _, st := range s.stmts {
-		s.srv.registry.put(st)
+// dropStatements takes all names from the client that it had before the change
+// of this number, and its unnamed statement.
+func (s *Session) dropStatements(until uint64) {
+	later := make(map[string]bool)
+	for _, c := range s.changes {
+		if c.number > until && c.now != nil && s.stmts[c.name] == c.now {
+			later[c.name] = true
+		}
 	}
-	s.commit(func(*nameChange) bool { return true })
-	s.stmts, s.unnamed = nil, unnamedStatement{}
-	s.prepared.Store(0)
+	for name, st := range s.stmts {
+		if !later[name] {
+			delete(s.stmts, name)
+			s.srv.registry.put(st)
+		}
+	}
+	s.commit(func(c *nameChange) bool { return c.number <= until })
+	s.unnamed = unnamedStatement{}
+	s.prepared.Store(int64(len(s.stmts)))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"runtime/debug"
@@ -39,6 +40,7 @@ type Session struct {
 	user     string // who the client is
 	database string // as the client asked for
 	identity auth.Identity
+	heldMax  int               // longest message in bytes that io can hold
 	base     *backend.Settings // from the startup packet
 	writes   *atomic.Int64     // of the database, see Server.lastWrite
 	welcomed atomic.Bool
@@ -56,6 +58,9 @@ type Session struct {
 	batch         *router.Plan
 	barrier       *router.Plan // act on it when the statement is complete
 	barrierErrors uint64       // ErrorResponses of the lease before that statement
+	barrierAlone  bool         // nothing else is in its batch
+	barrierChange uint64       // changes of names up to this number come before it
+	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
 	cfg           *config.Config
 	db            *config.Database // entry of cfg
@@ -169,6 +174,9 @@ func (s *Session) log() *slog.Logger {
 	return s.srv.log.With("session", s.id, "client", s.nc.RemoteAddr().String(), "user", s.user, "database", s.database)
 }
 
+// goodbyeTimeout is how long a client that is to leave may take to read.
+const goodbyeTimeout = time.Second
+
 // end makes the session end, with the first reason that is given. Anybody may
 // call it.
 func (s *Session) end(reason error) {
@@ -182,7 +190,13 @@ func (s *Session) end(reason error) {
 	s.mu.Unlock()
 	s.waiter.Cancel(reason)
 	if s.welcomed.Load() {
+		// Its goroutine may be reading, writing to a client that does not read, or
+		// waiting for a server.
 		s.io.Wake()
+		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+		if c := s.current.Load(); c != nil {
+			c.Forsake(s)
+		}
 	} else {
 		_ = s.nc.SetDeadline(time.Unix(1, 0))
 	}
@@ -210,7 +224,7 @@ func (s *Session) close(err error) {
 		}
 		c.Abandon(s, reset)
 	}
-	s.dropStatements()
+	s.dropStatements(math.MaxUint64)
 	s.logEnd(err)
 }
 
@@ -230,11 +244,11 @@ func (s *Session) fail(err error) {
 	out.Severity = wire.SeverityFatal
 	// A client that does not read must not hold up its own end: the bound comes
 	// before the lock, since the server connection's goroutine may be writing.
-	_ = s.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	if s.werr != nil {
-		return
+	if c := s.lease; s.werr != nil || c != nil && c.Halfway(s) {
+		return // in the middle of a row it would be taken for a part of it
 	}
 	p := out.Append(nil)
 	if s.io != nil {

@@ -270,7 +270,8 @@ func (s *Session) welcome(su *wire.Startup) error {
 		return err
 	}
 	s.writes = s.srv.lastWrite(s.db.Name)
-	s.io = netio.New(s.nc, cfg.Proxy.MaxQueryParseSize+64<<10)
+	s.heldMax = cfg.Proxy.MaxQueryParseSize
+	s.io = netio.New(s.nc, s.heldMax+64<<10)
 	params, wanted, err := s.srv.welcomes.get(s, wanted)
 	if err != nil {
 		return err

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"container/list"
+	"hash/maphash"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -9,9 +11,13 @@ import (
 	"pgproxy/router"
 )
 
-// maxUnused bounds the statements that are remembered although no client has
-// them any more, for those who will come back.
-const maxUnused = 4096
+// Statements that no client has any more are remembered for those who will come
+// back, within these bounds.
+const (
+	maxUnused      = 4096
+	maxUnusedBytes = 16 << 20 // of their texts in all
+	maxUnusedText  = 64 << 10 // of one text
+)
 
 // statement is a named prepared statement that any number of clients have.
 type statement struct {
@@ -20,13 +26,20 @@ type statement struct {
 	key  string // text, NUL, parameter types
 
 	// Guarded by registry.mu.
-	refs   int                // clients' names for it
-	proved map[proof]struct{} // for whom a server has accepted it
+	refs   int                   // clients' names for it
+	unused *list.Element         // its place in registry.unused while refs is 0
+	proved map[proofSum]struct{} // for whom a server has accepted it
 }
 
 // proof says for whom a server has accepted a statement: the same text may be
 // wrong in another database, for another user or with another search_path.
 type proof struct{ database, user, settings string }
+
+// proofSum stands for a proof, whose texts clients choose the length of.
+type proofSum struct {
+	hash uint64
+	size int
+}
 
 // maxProofs bounds the proofs of one statement.
 const maxProofs = 64
@@ -34,13 +47,19 @@ const maxProofs = 64
 // registry knows every statement by its text and parameter types, so that
 // clients that prepare the same share it on the servers.
 type registry struct {
+	seed maphash.Seed // set at construction
+
+	// Guarded by mu.
 	mu     sync.Mutex
 	byKey  map[string]*statement
 	next   uint64
-	unused int
+	unused list.List // of *statement, the one that is unused for longest first
+	bytes  int       // of the unused
 }
 
-func newRegistry() *registry { return &registry{byKey: make(map[string]*statement)} }
+func newRegistry() *registry {
+	return &registry{seed: maphash.MakeSeed(), byKey: make(map[string]*statement)}
+}
 
 // get returns the statement for a text, counting one more name for it. plan is
 // called for a new one. The bytes are copied.
@@ -49,10 +68,7 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 	k := append(append(append(b[:0], query...), 0), oids...)
 	r.mu.Lock()
 	if st := r.byKey[string(k)]; st != nil {
-		if st.refs == 0 {
-			r.unused--
-		}
-		st.refs++
+		r.takeLocked(st)
 		r.mu.Unlock()
 		return st
 	}
@@ -61,10 +77,7 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if st := r.byKey[string(k)]; st != nil { // somebody was faster
-		if st.refs == 0 {
-			r.unused--
-		}
-		st.refs++
+		r.takeLocked(st)
 		return st
 	}
 	r.next++
@@ -79,6 +92,21 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 	return st
 }
 
+// takeLocked counts one name more.
+func (r *registry) takeLocked(st *statement) {
+	r.usedLocked(st)
+	st.refs++
+}
+
+// usedLocked takes a statement out of the unused ones, if it is there.
+func (r *registry) usedLocked(st *statement) {
+	if st.unused != nil {
+		r.unused.Remove(st.unused)
+		r.bytes -= len(st.key)
+		st.unused = nil
+	}
+}
+
 // put counts one name less.
 func (r *registry) put(st *statement) {
 	r.mu.Lock()
@@ -86,34 +114,50 @@ func (r *registry) put(st *statement) {
 	if st.refs--; st.refs > 0 {
 		return
 	}
-	if r.unused++; r.unused <= maxUnused {
+	if len(st.key) > maxUnusedText {
+		delete(r.byKey, st.key)
 		return
 	}
-	for k, st := range r.byKey { // half of them, whichever come first
-		if st.refs == 0 {
-			delete(r.byKey, k)
-			if r.unused--; r.unused <= maxUnused/2 {
-				return
-			}
-		}
+	st.unused = r.unused.PushBack(st)
+	r.bytes += len(st.key)
+	for r.unused.Len() > maxUnused || r.bytes > maxUnusedBytes {
+		st := r.unused.Front().Value.(*statement)
+		r.usedLocked(st)
+		delete(r.byKey, st.key)
 	}
+}
+
+// sum is what a proof is remembered by. Nobody can make two that are equal: the
+// seed is this process's secret.
+func (r *registry) sum(p proof) proofSum {
+	var h maphash.Hash
+	h.SetSeed(r.seed)
+	n := 0
+	for _, s := range [...]string{p.database, p.user, p.settings} {
+		_, _ = h.WriteString(s) // never fails
+		_ = h.WriteByte(0)      // which no name has in it
+		n += len(s)
+	}
+	return proofSum{h.Sum64(), n}
 }
 
 // prove notes that a server has accepted a statement.
 func (r *registry) prove(st *statement, p proof) {
+	sum := r.sum(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if st.proved == nil || len(st.proved) >= maxProofs {
-		st.proved = make(map[proof]struct{})
+		st.proved = make(map[proofSum]struct{})
 	}
-	st.proved[p] = struct{}{}
+	st.proved[sum] = struct{}{}
 }
 
 // isProved reports whether a server has accepted a statement.
 func (r *registry) isProved(st *statement, p proof) bool {
+	sum := r.sum(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, ok := st.proved[p]
+	_, ok := st.proved[sum]
 	return ok
 }
 
@@ -122,19 +166,17 @@ func (r *registry) isProved(st *statement, p proof) bool {
 func (r *registry) proved(query, oids []byte, p proof) *statement {
 	var b [512]byte
 	k := append(append(append(b[:0], query...), 0), oids...)
+	sum := r.sum(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.byKey[string(k)]
 	if st == nil {
 		return nil
 	}
-	if _, ok := st.proved[p]; !ok {
+	if _, ok := st.proved[sum]; !ok {
 		return nil
 	}
-	if st.refs == 0 {
-		r.unused--
-	}
-	st.refs++
+	r.takeLocked(st)
 	return st
 }
 

@@ -19,7 +19,14 @@ const maxWelcomes = 1000
 // settings, so that a client can be welcomed without asking a server again.
 type welcomes struct {
 	mu sync.Mutex
-	m  map[welcomeKey][]backend.Setting
+	m  map[welcomeKey]welcomed
+}
+
+// welcomed is the outcome of a login: what the server reports, and the settings
+// in the form that it has given them.
+type welcomed struct {
+	params   []backend.Setting
+	accepted *backend.Settings
 }
 
 type welcomeKey struct {
@@ -52,23 +59,21 @@ func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting,
 	}
 	key := welcomeKey{p.Key, asked.Key()}
 	w.mu.Lock()
-	params, ok := w.m[key]
+	known, ok := w.m[key]
 	w.mu.Unlock()
 	if ok {
-		return params, withName(asked), nil
+		return known.params, withName(known.accepted), nil
 	}
 	params, accepted, err := s.try(asked)
 	if err != nil {
 		return nil, nil, err
 	}
-	if accepted.Equal(asked) {
-		w.mu.Lock()
-		if w.m == nil || len(w.m) >= maxWelcomes {
-			w.m = make(map[welcomeKey][]backend.Setting)
-		}
-		w.m[key] = params
-		w.mu.Unlock()
+	w.mu.Lock()
+	if w.m == nil || len(w.m) >= maxWelcomes {
+		w.m = make(map[welcomeKey]welcomed)
 	}
+	w.m[key] = welcomed{params, accepted}
+	w.mu.Unlock()
 	return params, withName(accepted), nil
 }
 
@@ -90,7 +95,7 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 	}
 	for _, x := range want.List() {
 		next := accepted.With(x.Name, x.Value)
-		owed, p := c.Adopt(next, nil, nil)
+		owed, p, _ := c.Adopt(next, nil, nil)
 		if err := c.Send(&backend.Parcel{Owed: owed, Bytes: p, Pin: "login"}); err != nil {
 			return nil, nil, err
 		}
@@ -101,6 +106,11 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 		switch e := c.State().Failed; {
 		case e == nil:
 			accepted = next
+			if v, ok := c.Reported(x.Name); ok && v != x.Value {
+				// The value may have been a part of one, as in "dmy" for DateStyle.
+				accepted = accepted.With(x.Name, v)
+				c.SetApplied(accepted)
+			}
 		case e.Code == wire.CodeUndefinedObject:
 			s.log().Info("startup parameter ignored: the server does not know it", "parameter", x.Name)
 			c.SetApplied(accepted)

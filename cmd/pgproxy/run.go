@@ -50,6 +50,9 @@ func runCommand(args []string, _, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pgproxy: %v\n", err)
 		return exitFailed
 	}
+	if w := fileWarning(cfg, a.server.Settings().Users, fileLimit()); w != "" {
+		log.Warn("configuration", "warning", w)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	governed := governProcs(ctx, log)
 	defer func() { stop(); <-governed }()

@@ -57,7 +57,13 @@ func startProcess(t testing.TB, stdout io.Writer, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, logs: &watched{}, done: make(chan struct{}), cmd: exec.Command(self, args...)}
+	return startCommand(t, stdout, exec.Command(self, args...))
+}
+
+// startCommand is startProcess with a command that ends up in this binary.
+func startCommand(t testing.TB, stdout io.Writer, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, logs: &watched{}, done: make(chan struct{}), cmd: cmd}
 	p.cmd.Env = append(os.Environ(), runAsProgram+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = stdout, p.logs
 	if err := p.cmd.Start(); err != nil {

@@ -1,0 +1,26 @@
+package pool
+
+import (
+	"errors"
+
+	"pgproxy/backend"
+)
+
+var errReset = errors.New("DISCARD ALL after a client")
+
+// Reset cleans a connection that a client has left in a state that nobody knows,
+// and takes it back. Set.Close waits for the goroutine that does it.
+func (p *Pool) Reset(c *backend.Conn) {
+	p.set.goes.Add(1)
+	go func() {
+		defer p.set.goes.Done()
+		p.mu.Lock()
+		timeout := p.limits.CheckTimeout
+		p.mu.Unlock()
+		if err := c.Exec("DISCARD ALL", timeout); err != nil {
+			p.Discard(c, errors.Join(errReset, err))
+			return
+		}
+		p.Release(c)
+	}()
+}
