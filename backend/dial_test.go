@@ -22,8 +22,8 @@ func newOwner() *owner {
 	return &owner{released: make(chan *Conn, 100), discarded: make(chan error, 100)}
 }
 
-func (o *owner) Release(c *Conn)            { o.released <- c }
-func (o *owner) Reset(c *Conn) { o.Release(c) }
+func (o *owner) Release(c *Conn) { o.released <- c }
+func (o *owner) Reset(c *Conn)   { o.Release(c) }
 
 func (o *owner) Discard(_ *Conn, err error) { o.discarded <- err }
 

@@ -278,6 +278,11 @@ func (c *Conn) Abandon(s Sink, reset string) {
 			return
 		}
 	}
+	if pinned {
+		c.mu.Lock()
+		c.unsure = c.unsure || c.applied != nil // a reset other than DISCARD ALL: what it has left is not known
+		c.mu.Unlock()
+	}
 	c.finish()
 }
 

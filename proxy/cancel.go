@@ -19,7 +19,12 @@ func (s *Server) cancel(pid uint32, secret []byte) {
 
 // cancelQuery ends what the client waits for: its place in a queue, or its
 // statement on a server, if it has one there at this moment.
+// While one request is under way for it, further ones do nothing.
 func (s *Session) cancelQuery() {
+	if !s.cancelling.CompareAndSwap(false, true) {
+		return
+	}
+	defer s.cancelling.Store(false)
 	if s.waiter.Cancel(errCanceled) {
 		return
 	}

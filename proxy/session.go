@@ -83,13 +83,14 @@ type Session struct {
 	undone     []uint64 // changes that have not happened
 
 	// Atomic, for observers and the server connection.
-	hasUndone atomic.Bool
-	settings  atomic.Pointer[backend.Settings] // wanted now
-	current   atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
-	lastWrite atomic.Int64
-	waiting   atomic.Int64 // since when, Nanotime; 0 is not waiting
-	lastSeen  atomic.Int64 // when the client last sent something, Nanotime
-	prepared  atomic.Int64
+	hasUndone  atomic.Bool
+	settings   atomic.Pointer[backend.Settings] // wanted now
+	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
+	lastWrite  atomic.Int64
+	cancelling atomic.Bool
+	waiting    atomic.Int64 // since when, Nanotime; 0 is not waiting
+	lastSeen   atomic.Int64 // when the client last sent something, Nanotime
+	prepared   atomic.Int64
 }
 
 // unnamedStatement is the client's unnamed prepared statement, kept so that it
