@@ -199,6 +199,9 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 		if err == nil {
 			s.lease, s.leaseRole, s.leaseIndex = c, ch.Role, ch.Server
 			s.current.Store(c)
+			if s.ending.Load() { // end has looked for a connection before there was one
+				return nil, s.endReason()
+			}
 			s.note(plan, ch, p.Key.Server)
 			return c, nil
 		}

@@ -88,6 +88,7 @@ type Session struct {
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
 	lastWrite  atomic.Int64
 	cancelling atomic.Bool
+	ending     atomic.Bool  // ended is set
 	waiting    atomic.Int64 // since when, Nanotime; 0 is not waiting
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime
 	prepared   atomic.Int64
@@ -185,6 +186,7 @@ func (s *Session) end(reason error) {
 	if s.ended == nil {
 		s.ended = reason
 	}
+	s.ending.Store(true)
 	if s.cancelWait != nil {
 		s.cancelWait()
 	}
