@@ -122,7 +122,8 @@ func (c *Conn) readable(fd uintptr) bool {
 	c.borrow(false)
 	for {
 		room := (*c.buf)[c.have:]
-		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(&room[0])), uintptr(len(room)))
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&room[0])), uintptr(len(room)),
+			syscall.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 		case syscall.EINTR:
@@ -131,7 +132,7 @@ func (c *Conn) readable(fd uintptr) bool {
 			c.park()
 			return false
 		default:
-			c.readErr = os.NewSyscallError("read", errno)
+			c.readErr = os.NewSyscallError("recv", errno)
 			return true
 		}
 		if n == 0 {
@@ -267,7 +268,8 @@ func (c *Conn) Write(p []byte) error {
 // writable is called with the descriptor when it may take bytes.
 func (c *Conn) writable(fd uintptr) bool {
 	for len(c.out) > 0 {
-		n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&c.out[0])), uintptr(len(c.out)))
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&c.out[0])), uintptr(len(c.out)),
+			syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
 		switch errno {
 		case 0:
 			c.out = c.out[n:]
@@ -275,7 +277,7 @@ func (c *Conn) writable(fd uintptr) bool {
 		case syscall.EAGAIN:
 			return false
 		default:
-			c.writeErr = os.NewSyscallError("write", errno)
+			c.writeErr = os.NewSyscallError("send", errno)
 			return true
 		}
 	}

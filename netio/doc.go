@@ -6,7 +6,8 @@
 // goroutine parks. Loop therefore stays inside one syscall.RawConn.Read for the
 // life of the connection and parks straight after a short read. Inside these
 // callbacks the descriptor is known to be non-blocking, so the system calls are
-// raw: the scheduler does not need to know about them.
+// raw: the scheduler does not need to know about them. They are recv and send,
+// which take a shorter way through the kernel than read and write.
 //
 // The price is that an end of file which arrives together with the last bytes
 // raises no second edge. Whoever owns many connections calls Probe on those that

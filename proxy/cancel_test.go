@@ -330,7 +330,8 @@ func TestCancelLeaksNothing(t *testing.T) {
 			}
 		}
 		s.WaitConns(before + len(clients)) // of several for one client only one is under way
-		// Cancel requests are no clients.
+		// Cancel requests are no clients, once they are known to be such.
+		eventually(t, 10*time.Second, "the cancel requests", func() bool { return h.Server.Stats().Clients == len(clients) })
 		late := h.Client(t)
 		if got, want := late.Query("late"), answerOf("late"); got != want {
 			t.Errorf("meanwhile got %s, want %s", got, want)

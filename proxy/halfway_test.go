@@ -45,7 +45,7 @@ func TestNothingIntoHalfARow(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			srv := halfRow(t, tt.next)
-			h := newHarness(t, harnessOptions{Servers: []string{srv.Addr()}, Proxy: tt.proxy})
+			h := newHarness(t, harnessOptions{Servers: []string{srv.Addr()}, Proxy: tt.proxy, Untidy: "the fake server holds its connection"})
 			a := h.Client(t)
 			a.Send(pgtest.Query("half"))
 			if m, err := a.TryRead(); err == nil {

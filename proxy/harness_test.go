@@ -51,6 +51,7 @@ type harnessOptions struct {
 	Database string // further lines of [databases.app]
 	More     string // further tables behind it
 	Console  proxy.Console
+	Untidy   string // why what is outside of the proxy may not be back where it was
 }
 
 // newHarness starts a proxy and ends it, with a check that nothing leaks, when
@@ -63,6 +64,7 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 		t.Fatal(err)
 	}
 	h := &harness{t: t, Topo: newTopologies(cfg), Log: &logBook{}}
+	census := pgtest.NewCensus(t, realNodes()...)
 	log := slog.New(slog.NewTextHandler(h.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.Pools = pool.New(cfg, pool.Options{
 		Log: log, Now: router.Nanotime, Load: h.Topo.load,
@@ -83,7 +85,12 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 		t.Fatal(err)
 	}
 	h.Addr = h.Server.Addrs()[0].String()
-	t.Cleanup(h.close)
+	t.Cleanup(func() {
+		h.close()
+		if opt.Untidy == "" {
+			census.AssertBaseline()
+		}
+	})
 	return h
 }
 
@@ -247,6 +254,7 @@ func (l *logBook) Text() string {
 func realCluster(t testing.TB) *pgtest.Cluster {
 	t.Helper()
 	c := pgtest.Shared(t)
+	realOne = c
 	rolesOnce.Do(func() {
 		ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 		defer stop()
@@ -271,7 +279,16 @@ func realCluster(t testing.TB) *pgtest.Cluster {
 var (
 	rolesOnce sync.Once
 	rolesErr  error
+	realOne   *pgtest.Cluster
 )
+
+// realNodes returns the servers of the shared cluster, if a test has asked for it.
+func realNodes() []*pgtest.Node {
+	if realOne == nil {
+		return nil
+	}
+	return realOne.Nodes()
+}
 
 // addrs returns the addresses of a cluster's servers, the primary first.
 func addrs(c *pgtest.Cluster) []string {

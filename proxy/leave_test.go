@@ -284,7 +284,7 @@ func TestServerDies(t *testing.T) {
 			}
 			t.Run(name+"/"+way, func(t *testing.T) {
 				relay := pgtest.NewRelay(t, c.Primary.Addr())
-				h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: trust + "default_pool_size = 1"})
+				h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: trust + "default_pool_size = 1", Untidy: "a server behind a cut relay goes on with its query"})
 				a, other := h.Client(t), h.Client(t)
 				v.enter(a)
 				if v.sleep {

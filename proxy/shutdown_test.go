@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -242,5 +243,25 @@ func TestApply(t *testing.T) {
 	eventually(t, 10*time.Second, "a smaller pool", func() bool { return len(h.Pools.Servers()) == 1 })
 	for _, c := range []*pgtest.RawClient{a, b} {
 		same(t, c, "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
+	}
+}
+
+// TestCloseMeetsLogin: a client that has just come does not keep the proxy waiting
+// for its login.
+func TestCloseMeetsLogin(t *testing.T) {
+	c := realCluster(t)
+	for range 10 {
+		t.Run("", func(t *testing.T) {
+			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1]})
+			near, far := net.Pipe()
+			t.Cleanup(func() { _ = far.Close() })
+			served := make(chan struct{})
+			go func() { // as accept does it
+				defer close(served)
+				h.Server.Serve(near)
+			}()
+			within(t, 10*time.Second, "Close", func() { _ = h.Server.Close() })
+			<-served
+		})
 	}
 }

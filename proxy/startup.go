@@ -28,6 +28,9 @@ func (s *Session) login() error {
 	if d := st.Config.Proxy.ClientLoginTimeout; d > 0 {
 		_ = s.nc.SetDeadline(time.Now().Add(d))
 	}
+	if err := s.endReason(); err != nil { // its deadline came before, and is gone now
+		return err
+	}
 	su, err := s.startup()
 	if err != nil {
 		return s.loginError(err)

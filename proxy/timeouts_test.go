@@ -15,7 +15,7 @@ import (
 func TestClientTimeouts(t *testing.T) {
 	c := realCluster(t)
 	start := func(line string) (h *harness, idle, inside, busy *pgtest.RawClient) {
-		h = newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + line + "default_pool_size = 5\n"})
+		h = newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + line + "default_pool_size = 5\n", Untidy: "several proxies at a time"})
 		idle, inside, busy = h.Client(t), h.Client(t), h.Client(t)
 		inside.Query("BEGIN")
 		busy.Send(pgtest.Query("SELECT 'busy' FROM pg_sleep(3)"))
