@@ -1,0 +1,91 @@
+package backend
+
+import (
+	"net"
+	"time"
+
+	"pgproxy/wire"
+)
+
+// What others may know of a connection. Anybody may call these.
+
+// Info is a copy of what an observer may know of a connection.
+type Info struct {
+	Addr, LocalAddr string
+	PID             uint32
+	Since           time.Time
+	Requested       time.Time // when last lent; zero if never
+	Holder          Sink
+	Status          wire.TxStatus
+	Pinned          string
+	Active          bool
+	Cancelling      bool
+	Owed            int
+	Prepared        int
+	AppName         string
+	TLS             string
+	IdleFor         time.Duration // since the last release; 0 while lent
+	QueryFor        time.Duration // of the statement under way
+	XactFor         time.Duration // of the transaction under way
+	XactIdle        bool          // inside a transaction with nothing under way
+}
+
+// Info returns a copy. Anybody may call it.
+func (c *Conn) Info() Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	i := Info{
+		Addr: c.Addr, PID: c.PID, Since: c.Since, Holder: c.holder, Status: c.status,
+		Pinned: c.pinned, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
+		Prepared: len(c.prep.used), AppName: c.params["application_name"],
+	}
+	if a := c.io.NetConn().LocalAddr(); a != nil {
+		i.LocalAddr = a.String()
+	}
+	if c.requested != 0 {
+		i.Requested = time.Now().Add(-time.Duration(now - c.requested))
+	}
+	if c.holder == nil && c.released != 0 {
+		i.IdleFor = time.Duration(now - c.released)
+	}
+	if c.q.n > 0 && c.started != 0 {
+		i.QueryFor = time.Duration(now - c.started)
+	}
+	if c.xact != 0 {
+		i.XactFor = time.Duration(now - c.xact)
+		i.XactIdle = c.q.n == 0 && c.status != wire.TxIdle
+	}
+	return i
+}
+
+// Counters returns a copy of what the connection has done.
+func (c *Conn) Counters() Counters {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts
+}
+
+// Params returns a copy of the parameters that the server has reported.
+func (c *Conn) Params() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := make(map[string]string, len(c.params))
+	for k, v := range c.params {
+		m[k] = v
+	}
+	return m
+}
+
+// Age and Idle return how long ago the connection was opened and last released.
+func (c *Conn) Age() time.Duration { return time.Duration(c.now() - c.born) }
+
+// Idle returns how long the connection has not been lent.
+func (c *Conn) Idle() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Duration(c.now() - c.released)
+}
+
+// LocalAddr returns the proxy's end of the connection.
+func (c *Conn) LocalAddr() net.Addr { return c.io.NetConn().LocalAddr() }
