@@ -53,7 +53,7 @@ func (l *demoLoad) client(ctx context.Context, dsn string) error {
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	for ctx.Err() == nil {
-		if rand.IntN(5) > 0 {
+		if rand.IntN(20) > 0 { // a session reads from the primary for a moment after each write
 			var balance int64
 			if err := c.QueryRow(ctx, "SELECT balance FROM accounts WHERE id = $1", account()).Scan(&balance); err != nil {
 				return err
