@@ -130,10 +130,7 @@ func (c *Conn) settle(d time.Duration) {
 		c.mu.Unlock()
 		return
 	}
-	if c.quiet == nil {
-		c.quiet = make(chan struct{})
-	}
-	ch := c.quiet
+	ch := c.quietLocked()
 	c.mu.Unlock()
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -215,15 +215,14 @@ const PinBrief = "setting being changed"
 
 // Parcel is what one Send carries.
 type Parcel struct {
-	Owed  []Owed // one for each message in Bytes that is answered, in order
-	Bytes []byte // valid until Send returns
-	More  bool   // the last message is not complete yet
-	Open  bool   // extended-protocol messages have been sent whose Sync has not
-	Wrote bool   // something in it is not proved a read
-	Dirty bool   // something in it may leave in the session what nobody knows
-	Pin   string // why the connection must stay with the client from here on
-	Binds, Parses,
-	Queries int
+	Owed          []Owed // one for each message in Bytes that is answered, in order
+	Bytes         []byte // valid until Send returns
+	More          bool   // the last message is not complete yet
+	Open          bool   // extended-protocol messages have been sent whose Sync has not
+	Wrote         bool   // something in it is not proved a read
+	Dirty         bool   // something in it may leave in the session what nobody knows
+	Pin           string // why the connection must stay with the client from here on
+	Binds, Parses int
 }
 
 // Send notes the replies that will be owed and writes p. The connection must be
@@ -276,20 +275,6 @@ func (c *Conn) Send(p *Parcel) error {
 	to := c.detachLocked(0) // where no reply will come, or all have come already
 	c.mu.Unlock()
 	c.handBack(to)
-	return nil
-}
-
-// Stream writes more bytes of the message that the last Send left incomplete.
-func (c *Conn) Stream(p []byte) error {
-	c.writing.Lock()
-	err := c.io.Write(p)
-	c.writing.Unlock()
-	c.mu.Lock()
-	c.counts.Received += uint64(len(p))
-	c.mu.Unlock()
-	if err != nil {
-		return c.writeFailed(err)
-	}
 	return nil
 }
 
@@ -389,12 +374,17 @@ func (c *Conn) Quiet(s Sink) {
 		c.mu.Unlock()
 		return
 	}
+	ch := c.quietLocked()
+	c.mu.Unlock()
+	<-ch
+}
+
+// quietLocked returns a channel that is closed when nothing is owed any more.
+func (c *Conn) quietLocked() <-chan struct{} {
 	if c.quiet == nil {
 		c.quiet = make(chan struct{})
 	}
-	ch := c.quiet
-	c.mu.Unlock()
-	<-ch
+	return c.quiet
 }
 
 // wakeQuietLocked ends Quiet.

@@ -215,10 +215,7 @@ func (c *Conn) Exec(sql string, timeout time.Duration) error {
 	c.failed = nil
 	c.unnamed = noUnnamed
 	c.q.push(Owed{Kind: Query, Do: Swallow, Own: true})
-	if c.quiet == nil {
-		c.quiet = make(chan struct{})
-	}
-	quiet := c.quiet
+	quiet := c.quietLocked()
 	c.mu.Unlock()
 
 	c.writing.Lock()

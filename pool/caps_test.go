@@ -165,7 +165,7 @@ func TestWaiterThatLeavesHoldsNoPlace(t *testing.T) {
 		held.got(t)
 		gone := acquire(y)
 		synctest.Wait()
-		if !gone.w.Cancel(pool.ErrTaken) {
+		if !gone.w.Cancel(errLeft) {
 			t.Error("not cancelled")
 		}
 		_ = gone.failed(t)

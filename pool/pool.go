@@ -17,7 +17,6 @@ var (
 	ErrClosed      = errors.New("pool is closed")          // by a reload or shutdown: ask the Set again
 	ErrUnreachable = errors.New("server is not reachable") // try another server, or wait for this one
 	ErrWaitTimeout = errors.New("query_wait_timeout")
-	ErrTaken       = errors.New("cancelled while waiting for a server connection")
 )
 
 // Key names a pool. Database is the name that clients ask for, User the role
@@ -108,7 +107,6 @@ type connState uint8
 const (
 	stateIdle connState = iota
 	stateLent
-	stateTested
 	stateClosing
 )
 

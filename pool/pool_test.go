@@ -16,6 +16,9 @@ import (
 	"pgproxy/pool"
 )
 
+// errLeft is why a waiter leaves the queue in these tests.
+var errLeft = errors.New("left the queue")
+
 func TestWaitersAreServedInOrder(t *testing.T) {
 	inBubble(t, func(w *world) {
 		p := w.pool("a", "u")
@@ -118,12 +121,12 @@ func TestCancelOfOneWhoDoesNotWait(t *testing.T) {
 		p := w.pool("a", "u")
 		c := acquire(p)
 		c.got(t)
-		if c.w.Cancel(pool.ErrTaken) || c.w.Waiting() {
+		if c.w.Cancel(errLeft) || c.w.Waiting() {
 			t.Error("a client that has its connection was cancelled")
 		}
 		c.release(t)
 		var never pool.Waiter
-		if never.Cancel(pool.ErrTaken) {
+		if never.Cancel(errLeft) {
 			t.Error("a client that never waited was cancelled")
 		}
 	})

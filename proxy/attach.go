@@ -197,7 +197,7 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 		}
 		c, err := p.Acquire(&s.waiter, s)
 		if err == nil {
-			s.lease, s.leaseRole, s.leaseIndex = c, ch.Role, ch.Server
+			s.lease, s.leaseRole = c, ch.Role
 			s.current.Store(c)
 			if s.ending.Load() { // end has looked for a connection before there was one
 				return nil, s.endReason()

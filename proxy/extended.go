@@ -46,7 +46,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		return err
 	}
 	s.lease.Batch()
-	s.open, s.batch, s.binds = true, plan, 0
+	s.open, s.binds = true, 0
 	return nil
 }
 
@@ -80,9 +80,7 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 			return batch
 		case wire.Parse:
 			if m, err := wire.ReadParse(body); err == nil {
-				if plan = s.unnamed.planFor(m.Query); plan == nil {
-					plan = s.plan(a, m.Query)
-				}
+				plan = s.plan(a, m.Query)
 			}
 		case wire.Bind:
 			if _, name, _, ok := wire.ReadBindNames(body); ok {
@@ -164,10 +162,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err != nil {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Parse message")
 	}
-	plan := s.unnamed.planFor(m.Query)
-	if plan == nil {
-		plan = s.plan(a, m.Query)
-	}
+	plan := s.plan(a, m.Query)
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}
@@ -258,7 +253,7 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 		return s.failBatch(err, h)
 	}
 	if len(name) == 0 {
-		s.unnamed = unnamedStatement{id: s.srv.changes.Add(1), plan: longPlan}
+		s.unnamed = unnamedStatement{id: s.srv.changes.Add(1), plan: router.TooLarge()}
 		s.lease.SetUnnamed(s.unnamed.id)
 	}
 	a.pin, a.wrote = "prepared statement longer than max_query_parse_size", true
@@ -458,7 +453,7 @@ func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if h.Body != 0 || len(q) < h.Size() {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of Sync message")
 	}
-	s.open, s.batch = false, nil
+	s.open = false
 	s.batches++
 	if !s.skipping && !a.holding {
 		a.holding = s.lease != nil && s.lease.Hold(s)

@@ -40,8 +40,12 @@ func (a *assembly) reset() {
 	a.memoText, a.memo = nil, nil
 }
 
-// plan asks the router, unless it was asked for the same bytes just before.
+// plan asks the router, unless the text is that of the unnamed statement, or the
+// same bytes as just before.
 func (s *Session) plan(a *assembly, sql []byte) *router.Plan {
+	if p := s.unnamed.planFor(sql); p != nil {
+		return p
+	}
 	if a.memo != nil && len(sql) > 0 && len(a.memoText) == len(sql) && &a.memoText[0] == &sql[0] {
 		return a.memo
 	}
@@ -187,14 +191,11 @@ func (s *Session) discard(h wire.Header) (int, bool, error) {
 	return 0, false, nil
 }
 
-var (
-	functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite | router.EffectOther}
-	longPlan     = &router.Plan{Class: router.ClassPrimary, Reason: "too large to parse", Effects: router.EffectWrite | router.EffectOther}
-)
+var functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite | router.EffectOther}
 
 // query handles a simple Query.
 func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error) {
-	plan := longPlan
+	plan := router.TooLarge()
 	if len(q) >= h.Size() {
 		if h.Body == 0 || q[h.Size()-1] != 0 {
 			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid string in message")

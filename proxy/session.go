@@ -48,14 +48,12 @@ type Session struct {
 	// Owned by the session's goroutine.
 	lease         *backend.Conn // may have been detached: ask Hold
 	leaseRole     router.Role
-	leaseIndex    int
-	readTx        bool // the lease began with BEGIN READ ONLY on a replica
-	open          bool // extended-protocol messages were sent whose Sync was not
-	skipping      bool // after a local error: ignore everything up to Sync
-	rest          int  // bytes left of a message that is relayed (or dropped) in parts
-	drop          bool // drop those bytes
-	forged        bool // the last reply that is owed is one that the proxy makes
-	batch         *router.Plan
+	readTx        bool         // the lease began with BEGIN READ ONLY on a replica
+	open          bool         // extended-protocol messages were sent whose Sync was not
+	skipping      bool         // after a local error: ignore everything up to Sync
+	rest          int          // bytes left of a message that is relayed (or dropped) in parts
+	drop          bool         // drop those bytes
+	forged        bool         // the last reply that is owed is one that the proxy makes
 	barrier       *router.Plan // act on it when the statement is complete
 	barrierErrors uint64       // ErrorResponses of the lease before that statement
 	barrierAlone  bool         // nothing else is in its batch
