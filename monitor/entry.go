@@ -152,12 +152,13 @@ func (e *entry) publishLocked() {
 	if e.sampleLocked() {
 		e.rolesLocked()
 	}
-	next := &router.Topology{Servers: make([]router.Server, len(e.servers)), Turn: e.turn}
+	next := &router.Topology{System: e.sourceID.system, Servers: make([]router.Server, len(e.servers)), Turn: e.turn}
 	replicas := false
 	for i, s := range e.servers {
 		st := &s.state
 		next.Servers[i] = router.Server{
 			Addr: s.addr, Role: st.shown, Up: st.up, Weight: st.conf.Weight, Groups: st.conf.Groups, Load: s.load,
+			Timeline: st.id.timeline, LSN: st.newest.position(),
 		}
 		if st.shown == router.RoleReplica {
 			replicas = replicas || st.up
@@ -166,7 +167,7 @@ func (e *entry) publishLocked() {
 	}
 	e.sampled.Store(replicas)
 	old := e.topology.Load()
-	if old != nil && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
+	if old != nil && old.System == next.System && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
 		return
 	}
 	if old != nil {
@@ -185,7 +186,7 @@ func (e *entry) showLocked(t *router.Topology) {
 
 func sameServer(a, b router.Server) bool {
 	return a.Addr == b.Addr && a.Role == b.Role && a.Up == b.Up && a.Lag == b.Lag && a.Weight == b.Weight &&
-		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load
+		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load && a.Timeline == b.Timeline && a.LSN == b.LSN
 }
 
 // sampleLocked keeps the history of the primary: of none while two claim to be it.

@@ -341,3 +341,13 @@ func TestJudgeLogin(t *testing.T) {
 		})
 	}
 }
+
+func TestPictureHasPositions(t *testing.T) {
+	b := newTable(t, autos(2)...)
+	b.primary(0, 3, 100)
+	b.replica(1, 3, 90)
+	top := b.topology.Load()
+	if p, r := top.Servers[0], top.Servers[1]; top.System != "one" || p.Timeline != 3 || p.LSN != 100 || r.Timeline != 3 || r.LSN != 90 {
+		t.Errorf("%+v", top)
+	}
+}

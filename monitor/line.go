@@ -68,6 +68,18 @@ type answer struct {
 	delay         time.Duration
 }
 
+// position is where the server's WAL is: inserted by a primary, replayed by a
+// replica; 0 if it is not known.
+func (a *answer) position() uint64 {
+	switch {
+	case a == nil || !a.positioned:
+		return 0
+	case a.recovery:
+		return a.replay
+	}
+	return a.insert
+}
+
 // line is a connection to a server for its checks. One goroutine uses it.
 type line struct {
 	ctx        context.Context // of the server's goroutine: its end interrupts

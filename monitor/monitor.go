@@ -54,6 +54,8 @@ type Status struct {
 	Fixed     bool // the role comes from the configuration
 	Up        bool
 	Lag       time.Duration // of a replica
+	System    string        // system identifier of its cluster; "" is not known
+	Timeline  uint32        // of its WAL; 0 is not known
 	LSN       uint64        // of a primary: WAL insert position; of a replica: replay position
 	LagBytes  int64         // of a replica: WAL that it has not replayed; 0 if positions cannot be compared
 	Weight    int
@@ -250,14 +252,12 @@ func (e *entry) status(out []Status) []Status {
 		row := Status{
 			Database: e.name, Host: st.conf.Host, Port: st.conf.Port, Addr: s.addr,
 			Role: st.shown, Fixed: st.conf.Role != config.RoleAuto, Up: st.up, Lag: picture.Servers[i].Lag,
+			System: st.id.system, Timeline: st.id.timeline,
 			Weight: st.conf.Weight, Groups: slices.Clone(st.conf.Groups), Changed: st.changed, Checked: st.checked,
 			Checks: st.checks, Failures: st.failures, LastError: st.lastError, Load: s.load.Load(),
 		}
 		if a := st.newest; a != nil && a.positioned {
-			row.LSN = a.insert
-			if a.recovery {
-				row.LSN = a.replay
-			}
+			row.LSN = a.position()
 			if e.comparableLocked(a) {
 				row.LagBytes = max(int64(e.past.newest().insert)-int64(a.replay), 0)
 			}

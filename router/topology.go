@@ -53,6 +53,12 @@ type Server struct {
 	// that moment can be read here. 0 is none.
 	Covered int64
 
+	// Timeline and LSN are where its WAL is: of a primary, what it has inserted; of
+	// a replica, what it has replayed. Positions of two servers can be compared only
+	// on one timeline. 0 is not known.
+	Timeline uint32
+	LSN      uint64
+
 	// Load counts the leases of the server, over all databases.
 	Load *atomic.Int64
 }
@@ -61,6 +67,7 @@ type Server struct {
 // configuration. It is frozen; a change makes a new one.
 type Topology struct {
 	Generation uint64 // counts the pictures of this database
+	System     string // the cluster's system identifier; "" is not known
 	Servers    []Server
 	Turn       *atomic.Uint64 // shared by all pictures of this database
 }
