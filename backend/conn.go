@@ -34,6 +34,12 @@ type Sink interface {
 	// Wrote is told, before the reply is relayed, that a statement that may have
 	// written was acknowledged at this time. Called under the connection's mutex.
 	Wrote(at int64)
+	// Failing is told that a Trial of the client's has failed: Failed will follow.
+	// Called under the connection's mutex.
+	Failing()
+	// Failed is told that a Trial is to be run again. Nothing of it is owed any
+	// more. Called under the connection's mutex.
+	Failed(f *Failure)
 	// Lost is told, once, that the server connection has died, or was closed, while
 	// lent to this client; no reply begins after it. fatal is set when the server's
 	// own FATAL error has been relayed.
@@ -89,6 +95,7 @@ type Conn struct {
 	prep      prepared
 	status    wire.TxStatus
 	holder    Sink
+	try       trial
 	sending   bool              // the holder is in the middle of a message, or between Hold and the end of Send
 	relayTo   Sink              // who gets the rest of a message that is half relayed
 	relaying  bool              // replies that the queue has let go are being written to clients
@@ -198,13 +205,15 @@ func (c *Conn) Lend(s Sink, most time.Duration) error {
 
 // Hold keeps a connection that is still lent to s from being detached until the
 // next Send, and reports whether it is. It is how a client's goroutine goes on
-// with the connection that it has.
+// with the connection that it has. Whatever is sent next ends a Trial; while one
+// has failed there is nothing to go on with until Failed was called.
 func (c *Conn) Hold(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.holder != s || c.lost != nil {
+	if c.holder != s || c.lost != nil || c.try.failed != nil {
 		return false
 	}
+	c.try.on = c.try.on && c.batch
 	c.sending = true
 	return true
 }
@@ -222,6 +231,7 @@ type Parcel struct {
 	Wrote         bool   // something in it is not proved a read
 	Dirty         bool   // something in it may leave in the session what nobody knows
 	Pin           string // why the connection must stay with the client from here on
+	Trial         Trial
 	Binds, Parses int
 }
 
@@ -245,6 +255,7 @@ func (c *Conn) Send(p *Parcel) error {
 			c.xact = now
 		}
 	}
+	c.try.send(p, c.status == wire.TxIdle && c.q.settled())
 	for i := range p.Owed {
 		c.q.push(p.Owed[i])
 	}

@@ -108,7 +108,7 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, string, err
 		case config.ConsistencyGlobal:
 			req.LastWrite = s.writes.Load()
 		}
-		ch := topo.Choose(s.policy(), req)
+		ch := s.detour.choose(topo, s.policy(), req)
 		if ch.Server >= 0 {
 			return ch, topo.Servers[ch.Server].Addr, nil
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"pgproxy/auth"
+	"pgproxy/backend"
 	"pgproxy/config"
 	"pgproxy/pool"
 	"pgproxy/router"
@@ -101,6 +102,8 @@ type Server struct {
 	logins   atomic.Uint64
 	refused  atomic.Uint64
 	panics   atomic.Uint64
+	reruns   [backend.CauseDied + 1]atomic.Uint64 // statements that were run again, by cause
+	healed   atomic.Uint64                        // shapes that a standby has refused
 
 	// Guarded by mu.
 	mu        sync.RWMutex

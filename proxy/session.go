@@ -68,6 +68,9 @@ type Session struct {
 	changes       []nameChange // not known yet whether they have happened
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
+	unit          unit   // the statement that is being sent
+	tried         uint64 // the batch of the last one that may be run again
+	detour        detour // where it must go, or must not, when it is run again
 	waiter        pool.Waiter
 
 	// Held while writing to the client.
@@ -79,6 +82,7 @@ type Session struct {
 	ended      error    // why the session must end
 	cancelWait func()   // ends a wait for a server
 	undone     []uint64 // changes that have not happened
+	failed     *backend.Failure
 
 	// Atomic, for observers and the server connection.
 	hasUndone  atomic.Bool
@@ -86,6 +90,8 @@ type Session struct {
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
 	lastWrite  atomic.Int64
 	cancelling atomic.Bool
+	failing    atomic.Bool  // a statement has failed that is to be run again
+	canceled   atomic.Bool  // the client has asked for a cancel meanwhile
 	ending     atomic.Bool  // ended is set
 	waiting    atomic.Int64 // since when, Nanotime; 0 is not waiting
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime

@@ -139,6 +139,19 @@ func (r *Router) Shapes() []ShapeStat {
 	return shapes
 }
 
+// Shape returns a text's shape for people, without a literal of it; "" if it has
+// none.
+func (r *Router) Shape(sql []byte) string {
+	if len(sql) > r.maxParse || bytes.IndexByte(sql, 0) >= 0 || !utf8.Valid(sql) {
+		return ""
+	}
+	var s shaper
+	if s.shape(sql) != shaped {
+		return ""
+	}
+	return display(string(s.out))
+}
+
 // Stats returns the counters.
 func (r *Router) Stats() Stats {
 	s := Stats{Misses: r.misses.Load(), Uncached: r.uncached.Load(), Panics: r.panics.Load()}

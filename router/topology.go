@@ -86,6 +86,8 @@ type Request struct {
 	// LastWrite is the stamp of the acknowledged write that a read must see; 0
 	// is none.
 	LastWrite int64
+	// Avoid is the address of a server that has just failed to answer; "" is none.
+	Avoid string
 }
 
 // Choice is a server for a Request. Server is -1 if none can serve it now:
@@ -100,6 +102,7 @@ type Choice struct {
 const (
 	chosePrimary      Reason = "primary: not proved a read"
 	chosePrimaryHint  Reason = "primary: hint"
+	choseRefused      Reason = "primary: a standby has refused it"
 	choseSplitOff     Reason = "primary: read_write_split is off"
 	choseNoHint       Reason = "primary: read_write_split is hinted, and there is no hint"
 	choseReplica      Reason = "replica: read"
@@ -129,6 +132,8 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	switch {
 	case hint == targetPrimary:
 		return t.primary(chosePrimaryHint)
+	case plan.refused.Load() != nil:
+		return t.primary(choseRefused)
 	case plan.Class == ClassPrimary && (hint == "" || !plan.hintable()):
 		return t.primary(chosePrimary)
 	case p.Split == config.SplitOff:
@@ -145,7 +150,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	default:
 		reason = choseGroup
 	}
-	c := candidates{t: t, policy: p, lastWrite: r.LastWrite, group: group, share: p.PrimaryReads == config.PrimaryReadsShare && hint == ""}
+	c := candidates{t: t, policy: p, lastWrite: r.LastWrite, avoid: r.Avoid, group: group, share: p.PrimaryReads == config.PrimaryReadsShare && hint == ""}
 	i := c.pick()
 	switch {
 	case i >= 0 && t.Servers[i].Role == RolePrimary && group == "":
@@ -190,11 +195,12 @@ type candidates struct {
 	policy    Policy
 	lastWrite int64
 	group     string // "" is any replica
+	avoid     string // address of a server that is not usable
 	share     bool   // the primary is a candidate as well
 }
 
 func (c *candidates) usable(s *Server) bool {
-	if !s.Up || c.group != "" && !slices.Contains(s.Groups, c.group) {
+	if !s.Up || c.avoid != "" && s.Addr == c.avoid || c.group != "" && !slices.Contains(s.Groups, c.group) {
 		return false
 	}
 	switch s.Role {

@@ -60,9 +60,7 @@ var (
 )
 
 func hintedPlan(p *Plan, target string) *Plan {
-	q := *p
-	q.Target = target
-	return &q
+	return &Plan{Class: p.Class, Tag: p.Tag, Effects: p.Effects, Target: target}
 }
 
 func TestChoose(t *testing.T) {
