@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // The words of each setting stand at the index of their value; the zero value is
@@ -55,9 +56,10 @@ const (
 	SplitAuto   SplitMode = iota // all that are proved to be reads
 	SplitOff                     // none
 	SplitHinted                  // those with a hint
+	SplitAny                     // all: the servers are alike, whatever they are
 )
 
-var splitModes = []string{"auto", "off", "hinted"}
+var splitModes = []string{"auto", "off", "hinted", "any"}
 
 // String is the word of the file.
 func (v SplitMode) String() string { return word(splitModes, v) }
@@ -109,9 +111,10 @@ const (
 	LoadBalanceLeastConn LoadBalance = iota
 	LoadBalanceRoundRobin
 	LoadBalanceRandom
+	LoadBalanceFirst // the first that is up
 )
 
-var loadBalances = []string{"least_conn", "round_robin", "random"}
+var loadBalances = []string{"least_conn", "round_robin", "random", "first"}
 
 // String is the word of the file.
 func (v LoadBalance) String() string { return word(loadBalances, v) }
@@ -136,6 +139,22 @@ func (v ServerRole) String() string { return word(serverRoles, v) }
 
 // UnmarshalText accepts the words of the file.
 func (v *ServerRole) UnmarshalText(p []byte) error { return setWord(v, serverRoles, p) }
+
+// FileMode are the permissions of a file.
+type FileMode uint32
+
+// String is the mode in octal digits, as "0777".
+func (m FileMode) String() string { return fmt.Sprintf("%#o", uint32(m)) }
+
+// UnmarshalText accepts octal digits.
+func (m *FileMode) UnmarshalText(p []byte) error {
+	n, err := strconv.ParseUint(string(p), 8, 32)
+	if err != nil || n > 0o777 {
+		return fmt.Errorf("%s is no mode of a file: want octal digits in a string, as \"0770\"", quote(string(p)))
+	}
+	*m = FileMode(n)
+	return nil
+}
 
 // notYet are words of PgBouncer's auth_type; a clear answer is better than
 // "unknown".

@@ -346,10 +346,8 @@ func host(s string) error {
 	switch {
 	case s == "":
 		return errors.New("want a host name, an address, or the folder of a Unix socket (from \"/\"), found an empty string")
-	case strings.HasPrefix(s, "/"):
+	case strings.HasPrefix(s, "/"), strings.HasPrefix(s, "@"):
 		return oneLine(s)
-	case strings.HasPrefix(s, "@"):
-		return fmt.Errorf("%s: abstract sockets are not supported: want the folder of a socket, from \"/\"", quote(s))
 	case strings.Contains(s, "://"):
 		return fmt.Errorf("%s is a URL: want the host alone; port, user and password have keys of their own", quote(s))
 	case strings.Contains(s, ","):
@@ -369,7 +367,7 @@ func listenAddr(s string) error {
 	switch {
 	case s == "*":
 		return nil
-	case strings.HasPrefix(s, "/"):
+	case strings.HasPrefix(s, "/"), strings.HasPrefix(s, "@"):
 		return fmt.Errorf("%s is a folder: want an address or \"*\"; the socket's folder is unix_socket_dir", quote(s))
 	}
 	return host(s)
