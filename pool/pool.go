@@ -25,7 +25,10 @@ type Key struct{ Database, User, Server string }
 
 // Limits of one pool.
 type Limits struct {
-	Size, Min    int // most and fewest server connections
+	Size, Min    int // most and fewest server connections; of Size 0: no limit
+	Reserve      int // beyond Size, for waiters of more than ReserveAfter
+	ReserveAfter time.Duration
+	RoundRobin   bool // lend the coldest connection
 	MaxDB        int // of this database on this server, over all users; 0: no limit
 	MaxUser      int // of this user on this server, over all databases; 0: no limit
 	WaitTimeout  time.Duration
@@ -142,9 +145,12 @@ func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 		return nil, ErrClosed
 	}
 	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
-		c := p.idle[n-1]
-		p.idle[n-1] = nil
-		p.idle = p.idle[:n-1]
+		i := n - 1
+		if p.limits.RoundRobin {
+			i = 0
+		}
+		c := p.idle[i]
+		p.idle = slices.Delete(p.idle, i, i+1)
 		p.lendLocked(c)
 		p.wait.Buckets[0]++
 		p.mu.Unlock()
@@ -226,7 +232,7 @@ func (p *Pool) Release(c *backend.Conn) {
 		panic("pool: release of a connection that is not lent")
 	}
 	p.unlendLocked(m)
-	if p.closed || m.retire || m.generation != p.generation || p.limits.Size > 0 && len(p.all)-p.closing > p.limits.Size {
+	if p.closed || m.retire || m.generation != p.generation || p.overLocked() {
 		p.closeLocked(c, m)
 		p.mu.Unlock()
 		return
@@ -345,7 +351,7 @@ func (p *Pool) openLocked() (refused bool) {
 	}
 	now := p.set.now()
 	for want := max(p.waiting, p.limits.Min-(len(p.all)-p.closing)) - p.dialing; want > 0; want-- {
-		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size {
+		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size+p.reserveLocked(now) {
 			return false
 		}
 		if p.failures > 0 {
@@ -366,6 +372,22 @@ func (p *Pool) openLocked() (refused bool) {
 		go p.dial(p.login, p.dialer, p.generation)
 	}
 	return false
+}
+
+// reserveLocked returns by how much the pool may be larger than its size: not at
+// all before somebody has waited for long.
+func (p *Pool) reserveLocked(now int64) int {
+	if p.limits.Reserve == 0 || p.first == nil || now-p.first.since < int64(p.limits.ReserveAfter) {
+		return 0
+	}
+	return p.limits.Reserve
+}
+
+// overLocked reports whether the pool has a connection too many: of the reserve
+// one stays as long as it has waiters to serve.
+func (p *Pool) overLocked() bool {
+	n := len(p.all) - p.closing
+	return p.limits.Size > 0 && n > p.limits.Size && (p.first == nil || n > p.limits.Size+p.limits.Reserve)
 }
 
 func (p *Pool) retryLaterLocked(d time.Duration) {

@@ -128,7 +128,7 @@ func (s *Session) policy() router.Policy {
 		Split: s.db.ReadWriteSplit, MaxReplicaLag: s.db.MaxReplicaLag,
 		PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
 	}
-	if s.mode == config.PoolSession || s.serializable() {
+	if p.Split != config.SplitAny && (s.mode == config.PoolSession || s.serializable()) {
 		p.Split = config.SplitOff // one server connection for the whole session; or no standby can
 	}
 	return p

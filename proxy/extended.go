@@ -58,9 +58,11 @@ func (s *Session) lostBatch() error {
 	return wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly")
 }
 
-// splits reports whether there is more than one server to choose from.
+// splits reports whether there is more than one server to choose from, as the
+// statement is.
 func (s *Session) splits() bool {
-	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.mode != config.PoolSession
+	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.db.ReadWriteSplit != config.SplitAny &&
+		s.mode != config.PoolSession
 }
 
 // lookahead returns the plan of the batch that starts at q: that of its first

@@ -3,13 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,65 +137,6 @@ func (s *Server) Apply(st *Settings) {
 
 // Settings returns the configuration in force.
 func (s *Server) Settings() *Settings { return s.current.Load() }
-
-// Listen opens the listeners that the configuration names. On error none stays
-// open.
-func (s *Server) Listen() error {
-	cfg := s.current.Load().Config.Proxy
-	var ls []net.Listener
-	fail := func(err error) error {
-		for _, l := range ls {
-			_ = l.Close()
-		}
-		return err
-	}
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: cfg.TCPKeepalive, Idle: cfg.TCPKeepIdle, Interval: cfg.TCPKeepIntvl,
-	}}
-	for _, a := range cfg.ListenAddr {
-		if a == "*" {
-			a = ""
-		}
-		l, err := lc.Listen(s.ctx, "tcp", net.JoinHostPort(a, strconv.Itoa(cfg.ListenPort)))
-		if err != nil {
-			return fail(fmt.Errorf("listen: %w", err))
-		}
-		ls = append(ls, l)
-	}
-	if cfg.UnixSocketDir != "" {
-		path := filepath.Join(cfg.UnixSocketDir, fmt.Sprintf(".s.PGSQL.%d", cfg.ListenPort))
-		l, err := listenUnix(path)
-		if err != nil {
-			return fail(fmt.Errorf("listen: %w", err))
-		}
-		ls = append(ls, l)
-	}
-	s.mu.Lock()
-	s.listeners = append(s.listeners, ls...)
-	s.mu.Unlock()
-	for _, l := range ls {
-		s.log.Info("listening", "address", l.Addr().String())
-		s.goes.Add(1)
-		go s.accept(l)
-	}
-	return nil
-}
-
-// listenUnix listens on a socket file, in place of one that nobody serves.
-func listenUnix(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
-	if err == nil {
-		return l, nil
-	}
-	if nc, derr := net.Dial("unix", path); derr == nil {
-		_ = nc.Close()
-		return nil, fmt.Errorf("%s is served by another process", path)
-	}
-	if rerr := os.Remove(path); rerr != nil {
-		return nil, err
-	}
-	return net.Listen("unix", path)
-}
 
 // Addrs returns the addresses that are listened on.
 func (s *Server) Addrs() []net.Addr {

@@ -108,11 +108,13 @@ const (
 	choseReplica      Reason = "replica: read"
 	choseReplicaHint  Reason = "replica: hint"
 	choseGroup        Reason = "group: hint"
+	choseAny          Reason = "any: read_write_split is any"
 	choseShare        Reason = "primary: takes its share of the reads"
 	choseNoReplica    Reason = "primary: no replica is up"
 	choseLag          Reason = "primary: every replica lags more than max_replica_lag"
 	choseBehind       Reason = "primary: no replica has replayed the last write yet"
 	choseNoGroup      Reason = "primary: no server of the group is up"
+	refusedAny        Reason = "no server is up"
 	refusedPrimary    Reason = "no primary is up"
 	refusedTwo        Reason = "more than one server says that it is the primary"
 	refusedNoReplica  Reason = "no replica is up, and primary_reads is never"
@@ -130,6 +132,8 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	plan := r.Plan
 	hint := plan.Target
 	switch {
+	case p.Split == config.SplitAny:
+		return t.any(p)
 	case hint == targetPrimary:
 		return t.primary(chosePrimaryHint)
 	case plan.refused.Load() != nil:
@@ -165,6 +169,16 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	return t.primary(fallback)
 }
 
+// any picks among all servers that are up, whatever they are. The choice is called
+// the primary, as whatever begins there goes on there.
+func (t *Topology) any(p Policy) Choice {
+	c := candidates{t: t, policy: p, all: true}
+	if i := c.pick(); i >= 0 {
+		return Choice{i, RolePrimary, choseAny}
+	}
+	return Choice{-1, RoleUnknown, refusedAny}
+}
+
 // hintable reports whether a hint may send a statement to a replica although it
 // is not proved a read: a SELECT that may call a function which writes. A
 // standby refuses it if it does.
@@ -197,11 +211,15 @@ type candidates struct {
 	group     string // "" is any replica
 	avoid     string // address of a server that is not usable
 	share     bool   // the primary is a candidate as well
+	all       bool   // whatever is up is one
 }
 
 func (c *candidates) usable(s *Server) bool {
 	if !s.Up || c.avoid != "" && s.Addr == c.avoid || c.group != "" && !slices.Contains(s.Groups, c.group) {
 		return false
+	}
+	if c.all {
+		return true
 	}
 	switch s.Role {
 	case RolePrimary:
@@ -223,6 +241,8 @@ func (c *candidates) pick() int {
 		return c.byWeight(func(sum uint64) uint64 { return c.t.Turn.Add(1) % sum })
 	case config.LoadBalanceRandom:
 		return c.byWeight(rand.Uint64N)
+	case config.LoadBalanceFirst:
+		return slices.IndexFunc(c.t.Servers, func(s Server) bool { return c.usable(&s) })
 	}
 	return c.leastConn()
 }

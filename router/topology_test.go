@@ -72,6 +72,8 @@ func TestChoose(t *testing.T) {
 	}
 	never := with(func(p *Policy) { p.PrimaryReads = config.PrimaryReadsNever })
 	off := with(func(p *Policy) { p.Split = config.SplitOff })
+	alike := with(func(p *Policy) { p.Split = config.SplitAny })
+	first := with(func(p *Policy) { p.Split, p.LoadBalance = config.SplitAny, config.LoadBalanceFirst })
 	onHint := with(func(p *Policy) { p.Split = config.SplitHinted })
 	for _, tt := range []struct {
 		name    string
@@ -112,6 +114,12 @@ func TestChoose(t *testing.T) {
 		{"never, behind", []string{"primary", "replica covered=1ns"}, never, readPlan, 7, -1, refusedBehind},
 		{"never, lag", []string{"primary", "replica lag=1m"}, never, readPlan, 0, -1, refusedLag},
 		{"never is for reads", []string{"primary", "replica"}, never, writePlan, 0, 0, chosePrimary},
+		{"alike, a write", []string{"primary down", "replica"}, alike, writePlan, 0, 1, choseAny},
+		{"alike, never asked", []string{"unknown"}, alike, readPlan, 0, 0, choseAny},
+		{"alike, two primaries", []string{"primary load=1ns", "primary"}, alike, writePlan, 0, 1, choseAny},
+		{"alike, none is up", []string{"primary down", "replica down"}, alike, writePlan, 0, -1, refusedAny},
+		{"alike, the first", []string{"replica load=9ns", "primary"}, first, writePlan, 0, 0, choseAny},
+		{"alike, the first that is up", []string{"replica down", "replica lag=1h", "primary"}, first, writePlan, 0, 1, choseAny},
 		{"the less loaded", []string{"primary", "replica load=3ns", "replica load=2ns"}, limit, readPlan, 0, 2, choseReplica},
 		{"the less loaded for its weight", []string{"primary", "replica load=4ns weight=3ns", "replica load=2ns"}, limit, readPlan, 0, 1, choseReplica},
 	} {
@@ -122,7 +130,7 @@ func TestChoose(t *testing.T) {
 				if got.Server != tt.want || got.Reason != tt.reason {
 					t.Fatalf("server %d (%s), want %d (%s)", got.Server, got.Reason, tt.want, tt.reason)
 				}
-				if got.Server >= 0 && got.Role != topo.Servers[got.Server].Role {
+				if got.Server >= 0 && got.Role != topo.Servers[got.Server].Role && got.Reason != choseAny {
 					t.Fatalf("role %v of server %d", got.Role, got.Server)
 				}
 			}
