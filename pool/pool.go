@@ -29,8 +29,8 @@ type Limits struct {
 	Reserve      int // beyond Size, for waiters of more than ReserveAfter
 	ReserveAfter time.Duration
 	RoundRobin   bool // lend the coldest connection
-	MaxDB        int // of this database on this server, over all users; 0: no limit
-	MaxUser      int // of this user on this server, over all databases; 0: no limit
+	MaxDB        int  // of this database on this server, over all users; 0: no limit
+	MaxUser      int  // of this user on this server, over all databases; 0: no limit
 	WaitTimeout  time.Duration
 	IdleTimeout  time.Duration // 0: never
 	Lifetime     time.Duration // 0: for ever
