@@ -108,11 +108,11 @@ func TestReserve(t *testing.T) {
 		x := acquire(p)
 		synctest.Wait()
 		y := acquire(p)
-		time.Sleep(2900 * time.Millisecond)
+		<-time.After(2900 * time.Millisecond) // of the bubble
 		if x.got(t) {
 			t.Fatal("the reserve was used before reserve_pool_timeout")
 		}
-		time.Sleep(300 * time.Millisecond)
+		<-time.After(300 * time.Millisecond)
 		if !x.got(t) || y.got(t) || w.now() != 3 {
 			t.Fatalf("want one connection of the reserve, %d are open", w.now())
 		}
