@@ -311,9 +311,9 @@ func (c *Conn) reported(sink Sink, name, value string) {
 	sink.Reported(name, value, login)
 	name = strings.ToLower(name) // as settings are named
 	if login {
-		c.applied = c.applied.Without(name)
+		c.applied.Store(c.applied.Load().Without(name))
 	} else {
-		c.applied = c.applied.With(name, value)
+		c.applied.Store(c.applied.Load().With(name, value))
 	}
 }
 
@@ -330,7 +330,8 @@ func (c *Conn) complete(body []byte) {
 	}
 	switch {
 	case bytes.Equal(body, tagDiscardAll):
-		c.applied, c.unsure, c.dirty = nil, false, false
+		c.applied.Store(nil)
+		c.unsure, c.dirty = false, false
 	case bytes.Equal(body, tagDeallocateAll):
 	case bytes.Equal(body, tagDeallocate):
 		c.dirty = c.dirty || len(c.prep.used) > 0 // it may have been one of ours
@@ -339,7 +340,7 @@ func (c *Conn) complete(body []byte) {
 		return
 	}
 	c.dropped = true
-	c.unnamed = otherUnnamed // the EXECUTE of it may stand in one, which lives on
+	c.unnamed.Store(otherUnnamed) // the EXECUTE of it may stand in one, which lives on
 	clear(c.prep.used)
 	for i := range c.q.n { // what is prepared behind it is there again
 		if o := c.q.at(i); o.Kind == Parse && o.Stmt != nil {
@@ -408,7 +409,7 @@ func (c *Conn) droppedEntry(o Owed, refused bool) {
 			c.prep.settle(o.Stmt, false)
 		}
 	case o.Kind == Parse || o.Kind == Query:
-		c.unnamed = otherUnnamed
+		c.unnamed.Store(otherUnnamed)
 	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:
 		c.prep.add(o.Stmt) // it was to be evicted and is still there
 	}

@@ -228,7 +228,7 @@ func trace(p []byte) string {
 func (r *rig) lend() *client {
 	r.t.Helper()
 	c := &client{t: r.t}
-	if err := r.conn.Lend(c, 0); err != nil {
+	if err := r.conn.Lend(c, 0, 0); err != nil {
 		r.t.Fatalf("lend: %v", err)
 	}
 	return c

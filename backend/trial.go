@@ -153,7 +153,7 @@ func (c *Conn) refutedLocked(e *wire.Error, o Owed) {
 	switch {
 	case !staleness(e, o):
 	case o.Stmt == nil:
-		c.unnamed = otherUnnamed
+		c.unnamed.Store(otherUnnamed)
 	case e.Code == wire.CodeUndefinedStatement:
 		c.prep.forget(o.Stmt)
 	default:

@@ -145,7 +145,7 @@ func TestCancelVersusDeliver(t *testing.T) {
 				c := newClient()
 				stop := time.AfterFunc(time.Duration(rnd.IntN(40))*time.Millisecond, func() { c.w.Cancel(errCancelled) })
 				defer stop.Stop()
-				conn, err := p.Acquire(&c.w, c)
+				conn, err := p.Acquire(&c.w, c, 0)
 				if err != nil {
 					if !errors.Is(err, errCancelled) {
 						t.Errorf("acquire: %v", err)

@@ -227,7 +227,7 @@ func (p *Pool) relogin(db *config.Database) {
 	for n := len(p.all) - p.closing - p.limits.Size; p.limits.Size > 0 && n > 0 && len(p.idle) > 0; n-- {
 		c := p.idle[0]
 		p.idle = slices.Delete(p.idle, 0, 1)
-		p.closeLocked(c, p.all[c])
+		p.closeLocked(c, memberOf(c))
 	}
 	p.growLocked() // the limits may be higher now
 }
@@ -252,7 +252,7 @@ func (p *Pool) close(err error) {
 func (p *Pool) renewLocked() {
 	p.generation++
 	for _, c := range p.idle {
-		p.closeLocked(c, p.all[c])
+		p.closeLocked(c, memberOf(c))
 	}
 	p.idle = nil
 }
@@ -373,7 +373,7 @@ func (p *Pool) tidy() (unused bool) {
 		idle := l.IdleTimeout > 0 && c.Idle() > l.IdleTimeout && spare > 0
 		if old || idle {
 			spare--
-			p.closeLocked(c, p.all[c])
+			p.closeLocked(c, memberOf(c))
 			continue
 		}
 		keep = append(keep, c)

@@ -175,8 +175,8 @@ func (s *Session) waitFor(d time.Duration, f func(context.Context) error) error 
 }
 
 // borrow makes s.lease a connection that can run the plan. It is kept until the
-// next Send.
-func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
+// next Send. now is the time if it has just been asked for, else 0.
+func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 	for w := (wait{}); ; {
 		if err := s.refresh(); err != nil {
 			return nil, err
@@ -195,7 +195,8 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := p.Acquire(&s.waiter, s)
+		c, err := p.Acquire(&s.waiter, s, now)
+		now = 0
 		if err == nil {
 			s.lease, s.leaseRole = c, ch.Role
 			s.current.Store(c)

@@ -24,6 +24,7 @@ type assembly struct {
 	parses   int
 	binds    int
 	trial    backend.Trial
+	now      int64  // when the client's bytes came; 0 after something was sent or waited for
 	memoText []byte // of the last statement looked at, and its plan
 	memo     *router.Plan
 }
@@ -39,7 +40,7 @@ func (a *assembly) reset() {
 	a.out.Reset()
 	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, "", 0, 0
 	a.trial = backend.Trial{}
-	a.memoText, a.memo = nil, nil
+	a.memoText, a.memo, a.now = nil, nil, 0
 }
 
 // plan asks the router, unless the text is that of the unnamed statement, or the
@@ -72,10 +73,11 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 	if len(p) == 0 {
 		return 0, nil // nudged
 	}
-	s.lastSeen.Store(router.Nanotime())
+	now := router.Nanotime()
+	s.lastSeen.Store(now)
 	s.catchUp()
 	s.detour = detour{}
-	if used, err = s.walk(p); err != nil {
+	if used, err = s.walk(p, now); err != nil {
 		return used, err
 	}
 	if s.open || s.rest > 0 || used < len(p) {
@@ -86,8 +88,10 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 }
 
 // walk deals with the messages in p, which are the client's, and sends them on.
-func (s *Session) walk(p []byte) (used int, err error) {
+// now is the time if it has just been asked for, else 0.
+func (s *Session) walk(p []byte, now int64) (used int, err error) {
 	a := assemblies.Get().(*assembly)
+	a.now = now
 	defer func() {
 		a.reset()
 		assemblies.Put(a)
@@ -320,7 +324,7 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}
-	c, err := s.borrow(plan)
+	c, err := s.borrow(plan, a.now)
 	if err != nil {
 		return err
 	}

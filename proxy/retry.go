@@ -160,7 +160,7 @@ func (s *Session) rerun() error {
 	}
 	s.srv.reruns[f.Cause].Add(1)
 	next := s.unit
-	_, err := s.walk(f.Sent)
+	_, err := s.walk(f.Sent, 0)
 	s.unit, s.detour = next, detour{runs: runs}
 	return err
 }

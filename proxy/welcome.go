@@ -84,7 +84,7 @@ var welcomePlan = &router.Plan{Class: router.ClassPrimary, Reason: "login"}
 // and which of the settings it knows. A value that it refuses is the client's
 // error, in the server's words.
 func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepted *backend.Settings, err error) {
-	c, err := s.borrow(welcomePlan)
+	c, err := s.borrow(welcomePlan, 0)
 	if err != nil {
 		return nil, nil, err
 	}
