@@ -25,12 +25,9 @@ type Key struct{ Database, User, Server string }
 
 // Limits of one pool.
 type Limits struct {
-	Size, Min    int // most and fewest server connections; of Size 0: no limit
-	Reserve      int // beyond Size, for waiters of more than ReserveAfter
-	ReserveAfter time.Duration
-	RoundRobin   bool // lend the coldest connection
-	MaxDB        int  // of this database on this server, over all users; 0: no limit
-	MaxUser      int  // of this user on this server, over all databases; 0: no limit
+	Size, Min    int // most and fewest server connections
+	MaxDB        int // of this database on this server, over all users; 0: no limit
+	MaxUser      int // of this user on this server, over all databases; 0: no limit
 	WaitTimeout  time.Duration
 	IdleTimeout  time.Duration // 0: never
 	Lifetime     time.Duration // 0: for ever
@@ -105,13 +102,6 @@ type member struct {
 	state      connState
 }
 
-// memberOf returns what the connection's pool has noted of it; nil before the
-// pool has it. Its pool's mutex must be held.
-func memberOf(c *backend.Conn) *member {
-	m, _ := c.Place.(*member)
-	return m
-}
-
 type connState uint8
 
 const (
@@ -122,25 +112,20 @@ const (
 
 // Acquire lends a connection to sink, waiting in line for as long as the pool's
 // WaitTimeout allows. The caller must follow with backend.Conn.Send; when the
-// connection has come free it returns to the pool by itself. now is the time on
-// the Set's clock if the caller has just read it, else 0.
-func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, error) {
+// connection has come free it returns to the pool by itself.
+func (p *Pool) Acquire(w *Waiter, sink backend.Sink) (*backend.Conn, error) {
 	for {
-		c, waited, err := p.next(w)
+		c, err := p.next(w)
 		if err != nil {
 			return nil, err
 		}
-		if waited {
-			now = 0
-		}
-		err = c.Lend(sink, now, time.Duration(p.checkDelay.Load()))
+		err = c.Lend(sink, time.Duration(p.checkDelay.Load()))
 		if errors.Is(err, backend.ErrStale) {
 			if err := p.check(c); err != nil {
 				p.Discard(c, err)
-				now = 0
 				continue
 			}
-			err = c.Lend(sink, 0, 0)
+			err = c.Lend(sink, 0)
 		}
 		if err == nil {
 			return c, nil
@@ -149,31 +134,28 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 	}
 }
 
-// next takes a connection off the stack or waits for one, and tells which.
-func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
+// next takes a connection off the stack or waits for one.
+func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return nil, false, ErrClosed
+		return nil, ErrClosed
 	}
 	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
-		i := n - 1
-		if p.limits.RoundRobin {
-			i = 0
-		}
-		c = p.idle[i]
-		p.idle = slices.Delete(p.idle, i, i+1)
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
 		p.lendLocked(c)
 		p.wait.Buckets[0]++
 		p.mu.Unlock()
-		return c, false, nil
+		return c, nil
 	}
 	now := p.set.now()
 	p.used = now
 	if p.lastErr != nil && p.refusedLocked(now) {
-		err = p.lastErr
+		err := p.lastErr
 		p.mu.Unlock()
-		return nil, false, err
+		return nil, err
 	}
 	if w.ch == nil {
 		w.ch = make(chan result, 1)
@@ -194,7 +176,7 @@ func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 
 	r := <-w.ch
 	w.pool.Store(nil)
-	return r.conn, true, r.err
+	return r.conn, r.err
 }
 
 // refusedLocked reports whether a new waiter would only hear the last login's
@@ -205,7 +187,7 @@ func (p *Pool) refusedLocked(now int64) bool {
 }
 
 func (p *Pool) lendLocked(c *backend.Conn) {
-	memberOf(c).state = stateLent
+	p.all[c].state = stateLent
 	p.lent++
 	p.assigned++
 	p.load.Add(1)
@@ -234,7 +216,7 @@ func (p *Pool) check(c *backend.Conn) error {
 // panics if the connection is not lent.
 func (p *Pool) Release(c *backend.Conn) {
 	p.mu.Lock()
-	m := memberOf(c)
+	m := p.all[c]
 	if m == nil || m.state != stateLent {
 		if m != nil && m.state == stateClosing || m == nil {
 			p.mu.Unlock()
@@ -244,7 +226,7 @@ func (p *Pool) Release(c *backend.Conn) {
 		panic("pool: release of a connection that is not lent")
 	}
 	p.unlendLocked(m)
-	if p.closed || m.retire || m.generation != p.generation || p.overLocked() {
+	if p.closed || m.retire || m.generation != p.generation || p.limits.Size > 0 && len(p.all)-p.closing > p.limits.Size {
 		p.closeLocked(c, m)
 		p.mu.Unlock()
 		return
@@ -312,7 +294,7 @@ func (w *Waiter) Waiting() bool { return w.pool.Load() != nil }
 func (p *Pool) Discard(c *backend.Conn, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := memberOf(c)
+	m := p.all[c]
 	if m == nil || m.state == stateClosing {
 		return
 	}
@@ -363,7 +345,7 @@ func (p *Pool) openLocked() (refused bool) {
 	}
 	now := p.set.now()
 	for want := max(p.waiting, p.limits.Min-(len(p.all)-p.closing)) - p.dialing; want > 0; want-- {
-		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size+p.reserveLocked(now) {
+		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size {
 			return false
 		}
 		if p.failures > 0 {
@@ -384,22 +366,6 @@ func (p *Pool) openLocked() (refused bool) {
 		go p.dial(p.login, p.dialer, p.generation)
 	}
 	return false
-}
-
-// reserveLocked returns by how much the pool may be larger than its size: not at
-// all before somebody has waited for long.
-func (p *Pool) reserveLocked(now int64) int {
-	if p.limits.Reserve == 0 || p.first == nil || now-p.first.since < int64(p.limits.ReserveAfter) {
-		return 0
-	}
-	return p.limits.Reserve
-}
-
-// overLocked reports whether the pool has a connection too many: of the reserve
-// one stays as long as it has waiters to serve.
-func (p *Pool) overLocked() bool {
-	n := len(p.all) - p.closing
-	return p.limits.Size > 0 && n > p.limits.Size && (p.first == nil || n > p.limits.Size+p.limits.Reserve)
 }
 
 func (p *Pool) retryLaterLocked(d time.Duration) {
@@ -440,7 +406,7 @@ func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 		p.params = c.Params()
 	}
 	m := &member{generation: generation}
-	p.all[c], c.Place = m, m
+	p.all[c] = m
 	switch {
 	case p.closed || generation != p.generation || !c.Alive():
 		p.closeLocked(c, m)

@@ -39,11 +39,7 @@ func (s *Session) cancelQuery() {
 	if c == nil {
 		return
 	}
-	sent, err := c.Cancel(s.srv.ctx, s)
-	if !sent && s.failing.Load() {
-		s.canceled.Store(true)
-	}
-	if err != nil {
+	if sent, err := c.Cancel(s.srv.ctx, s); err != nil {
 		s.log().Warn("cancel request failed", "error", err, "sent", sent)
 	}
 }

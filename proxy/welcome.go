@@ -41,7 +41,8 @@ func (w *welcomes) clear() {
 }
 
 // get returns the parameters to report to s and the settings that a server has
-// accepted.
+// accepted. What no server knows is left out of them, as ignoring it is better
+// than refusing the client.
 func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting, *backend.Settings, error) {
 	// application_name is free text: a server takes any, so it is not asked.
 	name, named := wanted.Get("application_name")
@@ -80,10 +81,10 @@ func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting,
 var welcomePlan = &router.Plan{Class: router.ClassPrimary, Reason: "login"}
 
 // try applies settings to a server connection and returns what it reports then,
-// and the settings as it has them. One that it refuses or does not know is the
-// client's error, in the server's words.
+// and which of the settings it knows. A value that it refuses is the client's
+// error, in the server's words.
 func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepted *backend.Settings, err error) {
-	c, err := s.borrow(welcomePlan, 0)
+	c, err := s.borrow(welcomePlan)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,6 +111,9 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 				accepted = accepted.With(x.Name, v)
 				c.SetApplied(accepted)
 			}
+		case e.Code == wire.CodeUndefinedObject:
+			s.log().Info("startup parameter ignored: the server does not know it", "parameter", x.Name)
+			c.SetApplied(accepted)
 		default:
 			c.Abandon(s, "DISCARD ALL")
 			e.Severity = wire.SeverityFatal

@@ -1,3 +1,0 @@
-module example.org/suite/v2
-
-go 1.26

@@ -1,5 +1,0 @@
-package sub
-
-import "testing"
-
-func TestNothing(t *testing.T) {}
