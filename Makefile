@@ -5,6 +5,7 @@ FUZZTIME ?= 10s
 TEST_FLAGS ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
+COMPAT_FLAGS ?=
 
 GOLANGCI_VERSION := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
@@ -64,6 +65,10 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 .PHONY: drivers
 drivers: deps ## the programs that use client drivers through pgproxy
 	$(GO) test -race -count=1 -v -run Drivers ./cmd/pgproxy/...
+
+.PHONY: compat
+compat: deps ## the test suites of pgx and lib/pq, directly and through pgproxy (COMPAT_FLAGS)
+	$(GO) run ./compat/run $(COMPAT_FLAGS)
 
 .PHONY: bench
 bench: ## side by side with every other pooler that is installed (BENCH_FLAGS)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pgproxy/netio"
@@ -31,10 +32,15 @@ type Sink interface {
 	// has not happened: it failed, or stood behind an error. Called under the
 	// connection's mutex.
 	Undone(change uint64)
-	// Answered is told, before the ReadyForQuery of its own is relayed, when that
-	// came from the server, and whether something that may have written was
-	// acknowledged with it. Called under the connection's mutex.
-	Answered(at int64, wrote bool)
+	// Wrote is told, before the reply is relayed, that a statement that may have
+	// written was acknowledged at this time. Called under the connection's mutex.
+	Wrote(at int64)
+	// Failing is told that a Trial of the client's has failed: Failed will follow.
+	// Called under the connection's mutex.
+	Failing()
+	// Failed is told that a Trial is to be run again. Nothing of it is owed any
+	// more. Called under the connection's mutex.
+	Failed(f *Failure)
 	// Lost is told, once, that the server connection has died, or was closed, while
 	// lent to this client; no reply begins after it. fatal is set when the server's
 	// own FATAL error has been relayed.
@@ -76,6 +82,10 @@ type Conn struct {
 	born    int64
 	done    chan struct{} // closed when the goroutine has ended
 
+	// Place is the owner's own note of the connection: the owner alone reads and
+	// writes it, under its own lock.
+	Place any
+
 	// Owned by the goroutine in Loop, see reply.go.
 	out     netio.Gather
 	rest    int  // bytes left of a message whose fate is decided
@@ -90,6 +100,7 @@ type Conn struct {
 	prep      prepared
 	status    wire.TxStatus
 	holder    Sink
+	try       trial
 	sending   bool              // the holder is in the middle of a message, or between Hold and the end of Send
 	relayTo   Sink              // who gets the rest of a message that is half relayed
 	relaying  bool              // replies that the queue has let go are being written to clients
@@ -101,25 +112,27 @@ type Conn struct {
 	fatal     bool              // the holder has been told that
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
-	applied   *Settings
-	unnamed   uint64        // which Parse of an unnamed statement the server has, or one of the values below
-	failed    *wire.Error   // first error of a swallowed message since State was asked
-	errors    uint64        // ErrorResponses seen
-	dropped   bool          // the server has dropped all prepared statements (DISCARD ALL, DEALLOCATE ALL)
-	quiet     chan struct{} // closed when nothing is owed any more
-	moved     chan struct{} // closed when replies have come
-	cancels   int           // cancel requests under way
-	parked    bool          // detached, but to be released only when cancels is 0
-	late      bool          // a cancel request may still be on its way: not to be lent again
-	unsure    bool          // a setting was refused: what the server has is not what applied says
-	dirty     bool          // what a statement has left in the session is not known
-	forsaken  Sink          // the holder, if it is not to wait for anything any more
-	started   int64         // when the oldest statement that is owed was sent
-	xact      int64         // when the transaction began; 0 none
-	requested int64         // when last lent; 0 never
-	fresh     bool          // nothing has been sent since: requested is the time for it
-	released  int64         // when last released
+	failed    *wire.Error       // first error of a swallowed message since State was asked
+	errors    uint64            // ErrorResponses seen
+	dropped   bool              // the server has dropped all prepared statements (DISCARD ALL, DEALLOCATE ALL)
+	quiet     chan struct{}     // closed when nothing is owed any more
+	moved     chan struct{}     // closed when replies have come
+	cancels   int               // cancel requests under way
+	parked    bool              // detached, but to be released only when cancels is 0
+	late      bool              // a cancel request may still be on its way: not to be lent again
+	unsure    bool              // a setting was refused: what the server has is not what applied says
+	dirty     bool              // what a statement has left in the session is not known
+	forsaken  Sink              // the holder, if it is not to wait for anything any more
+	started   int64             // when the oldest statement that is owed was sent
+	xact      int64             // when the transaction began; 0 none
+	requested int64             // when last lent; 0 never
+	fresh     bool              // nothing has been sent since: requested is the time for it
+	released  int64             // when last released
 	counts    Counters
+
+	// Atomic: set under mu, or by the holder's goroutine before it sends.
+	applied atomic.Pointer[Settings]
+	unnamed atomic.Uint64 // which Parse of an unnamed statement the server has, or one of the values in inject.go
 }
 
 // Settled reports whether the connection is lent to s and owes it nothing.
@@ -177,9 +190,11 @@ var ErrStale = errors.New("server connection has been idle for long")
 
 // Lend gives a released connection to a client, unless it has been idle for more
 // than most (0 is no limit). The client must follow with Send: until then nothing
-// detaches it.
-func (c *Conn) Lend(s Sink, most time.Duration) error {
-	now := c.now()
+// detaches it. now is the time if the caller has just read the clock, else 0.
+func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
+	if now == 0 {
+		now = c.now()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.lost; err != nil || c.last != nil {
@@ -199,13 +214,15 @@ func (c *Conn) Lend(s Sink, most time.Duration) error {
 
 // Hold keeps a connection that is still lent to s from being detached until the
 // next Send, and reports whether it is. It is how a client's goroutine goes on
-// with the connection that it has.
+// with the connection that it has. Whatever is sent next ends a Trial; while one
+// has failed there is nothing to go on with until Failed was called.
 func (c *Conn) Hold(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.holder != s || c.lost != nil {
+	if c.holder != s || c.lost != nil || c.try.failed != nil {
 		return false
 	}
+	c.try.on = c.try.on && c.batch
 	c.sending = true
 	return true
 }
@@ -223,6 +240,7 @@ type Parcel struct {
 	Wrote         bool   // something in it is not proved a read
 	Dirty         bool   // something in it may leave in the session what nobody knows
 	Pin           string // why the connection must stay with the client from here on
+	Trial         Trial
 	Binds, Parses int
 }
 
@@ -246,7 +264,11 @@ func (c *Conn) Send(p *Parcel) error {
 			c.xact = now
 		}
 	}
+	c.try.send(p, c.status == wire.TxIdle && c.q.settled())
 	for i := range p.Owed {
+		if o := &p.Owed[i]; o.Kind == Parse && !o.Own {
+			c.counts.ServerParses++
+		}
 		c.q.push(p.Owed[i])
 	}
 	c.fresh = false

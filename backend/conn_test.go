@@ -173,7 +173,7 @@ func TestLendPanicsUnlessClean(t *testing.T) {
 				t.Error("no panic")
 			}
 		}()
-		_ = r.conn.Lend(&client{t: t}, 0)
+		_ = r.conn.Lend(&client{t: t}, 0, 0)
 	})
 }
 
@@ -183,7 +183,7 @@ func TestLastWords(t *testing.T) {
 		inBubble(t, Limits{}, func(r *rig) {
 			r.say(errAdmin)
 			r.owner(0, 1)
-			if err := r.conn.Lend(&client{t: t}, 0); !errors.Is(err, ErrGone) {
+			if err := r.conn.Lend(&client{t: t}, 0, 0); !errors.Is(err, ErrGone) {
 				t.Errorf("lend: %v", err)
 			}
 		})

@@ -35,9 +35,10 @@ type Dialer struct {
 	Limits         Limits
 	ConnectTimeout time.Duration // connect and login; 0: no limit
 	Keepalive      net.KeepAliveConfig
-	UserTimeout    time.Duration // TCP_USER_TIMEOUT; 0: the system's
-	ConnectQuery   string        // run once on each new connection
-	Now            func() int64  // monotonic nanoseconds
+	UserTimeout    time.Duration     // TCP_USER_TIMEOUT; 0: the system's
+	ConnectQuery   string            // run once on each new connection
+	Params         map[string]string // of the login: client_encoding and the like
+	Now            func() int64      // monotonic nanoseconds
 	// Connect opens a socket, for logins and cancel requests; nil: over TCP or a
 	// Unix socket. Keepalive and UserTimeout are for the latter.
 	Connect func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -58,7 +59,8 @@ func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
 	cfg.Host, cfg.Port = host, uint16(port)
 	cfg.User, cfg.Password, cfg.Database = l.User, l.Password.Reveal(), l.Database
 	cfg.Fallbacks, cfg.TLSConfig, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil, nil
-	cfg.RuntimeParams = map[string]string{}
+	cfg.RuntimeParams = make(map[string]string, len(d.Params)+1)
+	maps.Copy(cfg.RuntimeParams, d.Params)
 	if l.AppName != "" {
 		cfg.RuntimeParams["application_name"] = l.AppName
 	}

@@ -63,7 +63,7 @@ func TestDialLogsIn(t *testing.T) {
 		t.Errorf("startup parameters %v", st.Params)
 	}
 	s := &client{t: t}
-	if err := c.Lend(s, 0); err != nil {
+	if err := c.Lend(s, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Send(parcel(s, "Q")); err != nil {
@@ -148,7 +148,7 @@ type session struct {
 func (s *session) run(owed func(c *client) ([]Owed, []byte)) string {
 	s.t.Helper()
 	c := &client{t: s.t}
-	if err := s.conn.Lend(c, 0); err != nil {
+	if err := s.conn.Lend(c, 0, 0); err != nil {
 		s.t.Fatal(err)
 	}
 	o, p := owed(c)
@@ -235,7 +235,7 @@ func TestRealServer(t *testing.T) {
 
 	// A client that leaves a transaction open leaves nothing behind (B-30).
 	c := &client{t: t}
-	if err := conn.Lend(c, 0); err != nil {
+	if err := conn.Lend(c, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Send(&Parcel{Owed: []Owed{{Kind: Query, Sink: c}}, Bytes: pgtest.Query("begin; create table backend_left (n int)")}); err != nil {
@@ -248,7 +248,7 @@ func TestRealServer(t *testing.T) {
 
 	// Its own server's last words reach the client, once.
 	c = &client{t: t}
-	if err := conn.Lend(c, 0); err != nil {
+	if err := conn.Lend(c, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Send(&Parcel{
@@ -288,7 +288,7 @@ func TestCloseOfASocketWhoseClientDoesNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &stuck{&client{t: t}, make(chan struct{}), make(chan struct{}), make(chan struct{})}
-	if err := c.Lend(s, 0); err != nil {
+	if err := c.Lend(s, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	p := parcel(s, "Q")

@@ -47,7 +47,7 @@ func TestDialSlowWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &client{t: t}
-	if err := c.Lend(s, 0); err != nil {
+	if err := c.Lend(s, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Send(parcel(s, "Q")); err != nil {

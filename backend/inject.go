@@ -22,7 +22,7 @@ import (
 func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byte, risky bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.applied == want {
+	if c.applied.Load() == want {
 		return owed, dst, false
 	}
 	statement := func(sql string, params ...string) {
@@ -33,7 +33,7 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 		owed = append(owed,
 			Owed{Kind: Parse, Do: Swallow, Own: true}, Owed{Kind: Bind, Do: Swallow, Own: true},
 			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
-		c.unnamed = otherUnnamed
+		c.unnamed.Store(otherUnnamed)
 	}
 	set := func(s Setting) {
 		risky = risky || !harmless[s.Name]
@@ -45,16 +45,16 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 	}
 	// What a role may set is another matter than what the login may: away from a
 	// role first, to it last.
-	had, _ := c.applied.Get(roleSetting)
+	had, _ := c.applied.Load().Get(roleSetting)
 	role, wanted := want.Get(roleSetting)
 	if had != "" && had != role {
 		reset(roleSetting)
 	}
-	diff(c.applied.Without(roleSetting), want.Without(roleSetting), set, reset)
+	diff(c.applied.Load().Without(roleSetting), want.Without(roleSetting), set, reset)
 	if wanted && role != had {
 		set(Setting{roleSetting, role})
 	}
-	c.applied = want
+	c.applied.Store(want)
 	return owed, dst, risky
 }
 
@@ -73,9 +73,7 @@ var harmless = map[string]bool{
 
 // Applied returns the settings that the connection has.
 func (c *Conn) Applied() *Settings {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.applied
+	return c.applied.Load()
 }
 
 // SetApplied notes which settings the server has: a client's own statement has
@@ -83,7 +81,8 @@ func (c *Conn) Applied() *Settings {
 func (c *Conn) SetApplied(s *Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.applied, c.unsure = s, false
+	c.applied.Store(s)
+	c.unsure = false
 }
 
 // quoteSetting quotes a parameter's name, whose parts may be joined by a dot.
@@ -124,7 +123,7 @@ func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed 
 		case judge || c.status == wire.TxFailed || !c.q.empty() || slices.ContainsFunc(owed, func(o Owed) bool { return !o.Own }):
 			// In a failed transaction the server refuses most of them, and it may be
 			// in one when the message arrives: let it judge.
-			c.unnamed = otherUnnamed
+			c.unnamed.Store(otherUnnamed)
 			owed = append(owed, Owed{Kind: Parse, Sink: sink, Change: change})
 			dst = wire.AppendParse(dst, "", s.Query, s.OIDs)
 		default:
@@ -133,7 +132,6 @@ func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed 
 		return owed, dst
 	}
 	c.prep.add(s)
-	c.counts.ServerParses++
 	for old := c.prep.evict(c.limits.MaxPrepared); old != nil; old = c.prep.evict(c.limits.MaxPrepared) {
 		dst = wire.AppendTarget(dst, wire.Close, 'S', old.Name)
 		owed = append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink, Stmt: old})
@@ -154,38 +152,31 @@ const (
 
 // Unnamed reports whether the server has the unnamed statement of this number.
 func (c *Conn) Unnamed(id uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.unnamed == id
+	return c.unnamed.Load() == id
 }
 
 // NoUnnamed notes that a simple query is about to be sent, which drops the unnamed
 // statement.
 func (c *Conn) NoUnnamed() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unnamed = noUnnamed
+	if c.unnamed.Load() != noUnnamed {
+		c.unnamed.Store(noUnnamed)
+	}
 }
 
 // DropUnnamed appends what takes away an unnamed statement that somebody else
 // has left on the server: a client that has none must not find one.
 func (c *Conn) DropUnnamed(sink Sink, owed []Owed, dst []byte) ([]Owed, []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.unnamed == noUnnamed {
+	if c.unnamed.Load() == noUnnamed {
 		return owed, dst
 	}
 	// It stays "other" until a Query or a client's Parse: this Close may be skipped.
-	c.unnamed = otherUnnamed
+	c.unnamed.Store(otherUnnamed)
 	return append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink}), wire.AppendTarget(dst, wire.Close, 'S', "")
 }
 
 // SetUnnamed notes which Parse of an unnamed statement is about to be sent.
 func (c *Conn) SetUnnamed(id uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unnamed = id
-	c.counts.ServerParses++
+	c.unnamed.Store(id)
 }
 
 // Doubt reports whether a failed COPY has left it open how many replies are
@@ -213,7 +204,7 @@ func (c *Conn) Exec(sql string, timeout time.Duration) error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	c.failed = nil
-	c.unnamed = noUnnamed
+	c.unnamed.Store(noUnnamed)
 	c.q.push(Owed{Kind: Query, Do: Swallow, Own: true})
 	quiet := c.quietLocked()
 	c.mu.Unlock()
@@ -277,7 +268,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 	}
 	if pinned {
 		c.mu.Lock()
-		c.unsure = c.unsure || c.applied != nil // a reset other than DISCARD ALL: what it has left is not known
+		c.unsure = c.unsure || c.applied.Load() != nil // a reset other than DISCARD ALL: what it has left is not known
 		c.mu.Unlock()
 	}
 	c.finish()

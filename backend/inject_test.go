@@ -64,7 +64,8 @@ func TestAdoptSendsTheDifference(t *testing.T) {
 		{"quoted", settings(`a"b`, "1"), nil, `RESET "a""b" ""; (4)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			conn := &Conn{applied: c.have}
+			conn := new(Conn)
+			conn.applied.Store(c.have)
 			if got := adopted(conn, c.want); got != c.sent {
 				t.Errorf("got  %s\nwant %s", got, c.sent)
 			}

@@ -64,6 +64,7 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 	if c.rest > 0 && c.forward {
 		s.sink = c.relayTo // of a message that began in another call
 	}
+	c.resumeLocked(&s)
 	for used < len(p) && err == nil {
 		if c.rest > 0 {
 			n := min(c.rest, len(p)-used)
@@ -98,6 +99,7 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		}
 		c.rest = h.Size()
 	}
+	c.keepBackLocked()
 	c.relayTo = nil
 	if c.rest > 0 && c.forward {
 		c.relayTo = s.sink
@@ -200,10 +202,19 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if e.Fatal() {
 			return c.lastWords(e, s), nil
 		}
+		var o Owed
+		if !c.q.empty() {
+			o = *c.q.at(0)
+		}
 		v, err := c.q.reply(h.Type, body)
 		if err != nil {
 			return false, err
 		}
+		c.refutedLocked(e, o)
+		if v.Forward && c.holdLocked(e, o, h, body) {
+			return false, nil
+		}
+		c.try.over()
 		if v.Failed {
 			c.unsure = c.unsure || !v.Forward && c.holder != nil
 			if c.failed == nil {
@@ -235,6 +246,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	if err != nil || !v.Forward || v.Sink == nil {
 		return false, err
 	}
+	c.try.take(h.Type)
 	c.to(v.Sink, s)
 	return true, nil
 }
@@ -244,7 +256,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	c.last = e
 	sink := c.holder
-	if sink == nil {
+	if sink == nil || c.survivesLocked() {
 		return false
 	}
 	c.fatal = true
@@ -277,6 +289,7 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if sink == nil {
 		return false, nil
 	}
+	c.try.over()
 	c.to(sink, s)
 	return true, nil
 }
@@ -298,9 +311,9 @@ func (c *Conn) reported(sink Sink, name, value string) {
 	sink.Reported(name, value, login)
 	name = strings.ToLower(name) // as settings are named
 	if login {
-		c.applied = c.applied.Without(name)
+		c.applied.Store(c.applied.Load().Without(name))
 	} else {
-		c.applied = c.applied.With(name, value)
+		c.applied.Store(c.applied.Load().With(name, value))
 	}
 }
 
@@ -317,7 +330,8 @@ func (c *Conn) complete(body []byte) {
 	}
 	switch {
 	case bytes.Equal(body, tagDiscardAll):
-		c.applied, c.unsure, c.dirty = nil, false, false
+		c.applied.Store(nil)
+		c.unsure, c.dirty = false, false
 	case bytes.Equal(body, tagDeallocateAll):
 	case bytes.Equal(body, tagDeallocate):
 		c.dirty = c.dirty || len(c.prep.used) > 0 // it may have been one of ours
@@ -326,7 +340,7 @@ func (c *Conn) complete(body []byte) {
 		return
 	}
 	c.dropped = true
-	c.unnamed = otherUnnamed // the EXECUTE of it may stand in one, which lives on
+	c.unnamed.Store(otherUnnamed) // the EXECUTE of it may stand in one, which lives on
 	clear(c.prep.used)
 	for i := range c.q.n { // what is prepared behind it is there again
 		if o := c.q.at(i); o.Kind == Parse && o.Stmt != nil {
@@ -348,10 +362,17 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if s.now == 0 {
 		s.now = c.now()
 	}
+	if f := c.try.failed; f != nil && !v.Swallow {
+		c.try.failed = nil
+		v.Sink.Failed(f)
+		v.Forward, v.Sink = false, nil
+	} else if !v.Swallow {
+		c.try.over()
+	}
 	if v.Sink != nil {
 		c.to(v.Sink, s)
-		if !v.Swallow {
-			v.Sink.Answered(s.now, c.wrote)
+		if c.wrote && !v.Swallow {
+			v.Sink.Wrote(s.now)
 		}
 	}
 	if !v.Swallow {
@@ -388,7 +409,7 @@ func (c *Conn) droppedEntry(o Owed, refused bool) {
 			c.prep.settle(o.Stmt, false)
 		}
 	case o.Kind == Parse || o.Kind == Query:
-		c.unnamed = otherUnnamed
+		c.unnamed.Store(otherUnnamed)
 	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:
 		c.prep.add(o.Stmt) // it was to be evicted and is still there
 	}
@@ -407,6 +428,10 @@ func (c *Conn) fail(err error) {
 	}
 	c.lost = err
 	holder, fatal := c.holder, c.fatal
+	if f := c.diedLocked(); f != nil {
+		holder.Failed(f)
+		holder = nil
+	}
 	c.holder = nil
 	c.loseLocked()
 	c.mu.Unlock()

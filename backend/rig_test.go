@@ -170,12 +170,10 @@ func (c *client) Undone(change uint64) {
 	c.undone = append(c.undone, change)
 }
 
-func (c *client) Answered(_ int64, wrote bool) {
+func (c *client) Wrote(int64) {
 	c.st.Lock()
 	defer c.st.Unlock()
-	if wrote {
-		c.wrote++
-	}
+	c.wrote++
 }
 
 func (c *client) Lost(err error, fatal bool) {
@@ -230,7 +228,7 @@ func trace(p []byte) string {
 func (r *rig) lend() *client {
 	r.t.Helper()
 	c := &client{t: r.t}
-	if err := r.conn.Lend(c, 0); err != nil {
+	if err := r.conn.Lend(c, 0, 0); err != nil {
 		r.t.Fatalf("lend: %v", err)
 	}
 	return c

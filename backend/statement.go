@@ -54,6 +54,18 @@ func (p *prepared) settle(s *Statement, sure bool) {
 	}
 }
 
+// stale notes that the server has s in a form that is of no use: it is prepared
+// anew before its next use.
+func (p *prepared) stale(s *Statement) {
+	if h, ok := p.used[s]; ok {
+		h.sure, h.sent = false, 0
+		p.used[s] = h
+	}
+}
+
+// forget notes that the server does not have s.
+func (p *prepared) forget(s *Statement) { delete(p.used, s) }
+
 // evict takes out the statement that was used longest ago if there are more
 // than limit. Those of the batch that is being sent stay.
 func (p *prepared) evict(limit int) *Statement {

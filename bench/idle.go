@@ -141,7 +141,7 @@ func (i *instance) steadyMemory(ctx context.Context) (int64, error) {
 			return 0, context.Cause(ctx)
 		case <-ticker.C:
 		}
-		now, err := pgtest.ResidentMemory(i.proc.pid())
+		now, err := pgtest.ResidentMemory(i.proc.PID())
 		if err != nil {
 			return 0, errors.Join(err, i.died())
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgproxy/pgtest"
 )
 
 // Bounds of what is waited for.
@@ -41,7 +43,7 @@ type instance struct {
 	peer *peer
 	site site
 	as   *syscall.Credential
-	proc *process // nil for the direct way
+	proc *pgtest.Process // nil for the direct way
 }
 
 // directPeer is no proxy at all.
@@ -130,7 +132,7 @@ func output(ctx context.Context, path string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = childEnv()
+	cmd.Env = pgtest.ChildEnv()
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -172,8 +174,8 @@ func (b *bench) startPeer(ctx context.Context, p *peer, pool int, env ...string)
 		i.as = b.as
 	}
 	var err1, err2 error
-	i.site.port, err1 = freePort()
-	i.site.http, err2 = freePort()
+	i.site.port, err1 = pgtest.FreePort()
+	i.site.http, err2 = pgtest.FreePort()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -182,10 +184,10 @@ func (b *bench) startPeer(ctx context.Context, p *peer, pool int, env ...string)
 		return nil, err
 	}
 	b.noteConfig(p.name, strings.ReplaceAll(text, i.site.dir, "."))
-	proc, err := command{
-		path: p.path, args: p.args(filepath.Join(i.site.dir, p.file)), env: env,
-		dir: i.site.dir, log: i.site.dir + ".log", as: i.as,
-	}.start()
+	proc, err := pgtest.Program{
+		Path: p.path, Args: p.args(filepath.Join(i.site.dir, p.file)), Env: env,
+		Dir: i.site.dir, Log: i.site.dir + ".log", As: i.as,
+	}.Start()
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +213,7 @@ func (i *instance) waitReady(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if gone := i.proc.alive(); gone != nil {
+		if gone := i.proc.Alive(); gone != nil {
 			return gone
 		}
 		select {
@@ -237,7 +239,7 @@ func (i *instance) stop() error {
 	if i == nil || i.proc == nil {
 		return nil
 	}
-	return errors.Join(i.proc.stop(), os.RemoveAll(i.site.dir))
+	return errors.Join(i.proc.Stop(), os.RemoveAll(i.site.dir))
 }
 
 // command shows how the peer is started, without folders.

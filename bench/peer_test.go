@@ -127,34 +127,6 @@ func TestFindPgproxy(t *testing.T) {
 	}
 }
 
-func TestProcess(t *testing.T) {
-	start := func(script string) *process {
-		t.Helper()
-		p, err := command{path: "/bin/sh", args: []string{"-c", script}, dir: t.TempDir(), log: filepath.Join(t.TempDir(), "log")}.start()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = p.stop() })
-		return p
-	}
-	lives := start("exec cat /dev/zero >/dev/null")
-	checkError(t, lives.alive(), "")
-	if _, err := cpuTime(lives.pid()); err != nil {
-		t.Error(err)
-	}
-	checkError(t, lives.stop(), "")
-	checkError(t, lives.alive(), "signal: terminated")
-
-	gone := start("echo the reason; exit 3")
-	<-gone.done
-	checkError(t, gone.alive(), "the reason")
-	checkError(t, gone.stop(), "")
-
-	if _, err := (command{path: "/nowhere", dir: "/", log: filepath.Join(t.TempDir(), "log")}).start(); err == nil {
-		t.Error("a program that is not there has started")
-	}
-}
-
 func TestParseStat(t *testing.T) {
 	const stat = "7 (a) b) S 1 7 7 0 -1 4194560 150 0 0 0 120 30 5 6 20 0 1 0 1000 4096 200 1\n"
 	got, err := parseStat([]byte(stat))
@@ -166,22 +138,11 @@ func TestParseStat(t *testing.T) {
 	checkError(t, err, "unexpected text")
 	_, err = parseStat([]byte(strings.Replace(stat, "120", "x", 1)))
 	checkError(t, err, "invalid syntax")
+	if _, err := cpuTime(os.Getpid()); err != nil {
+		t.Error(err)
+	}
 	_, err = cpuTime(-1)
 	checkError(t, err, "CPU time")
-}
-
-func TestChildEnv(t *testing.T) {
-	t.Setenv("PGHOST", "elsewhere")
-	t.Setenv("LANG", "de_DE.UTF-8")
-	t.Setenv("KEPT", "yes")
-	env := strings.Join(childEnv("PGPASSWORD=x"), "\n") + "\n"
-	for text, want := range map[string]bool{
-		"PGHOST=": false, "LANG=": false, "KEPT=yes\n": true, "LC_ALL=C\n": true, "PGPASSWORD=x\n": true,
-	} {
-		if strings.Contains(env, text) != want {
-			t.Errorf("%q is there: %t", text, !want)
-		}
-	}
 }
 
 func TestChildrenMayOpenManyFiles(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"pgproxy/pgtest"
 )
 
 // The database and the login that all peers use. The password is no secret: the
@@ -68,7 +70,7 @@ func runPgbench(ctx context.Context, path string, atMost time.Duration, args ...
 	ctx, cancel := context.WithTimeoutCause(ctx, atMost, fmt.Errorf("it took more than %s", atMost))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = childEnv("PGPASSWORD="+password, "PGSSLMODE=disable", "PGGSSENCMODE=disable")
+	cmd.Env = pgtest.ChildEnv("PGPASSWORD="+password, "PGSSLMODE=disable", "PGGSSENCMODE=disable")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C reaches only us
 	cmd.WaitDelay = 5 * time.Second
 	var out, complaints bytes.Buffer

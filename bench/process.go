@@ -4,104 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
-
-// stopPatience is how long a peer may take to end when it is asked to.
-const stopPatience = 15 * time.Second
-
-// command is how to start a peer.
-type command struct {
-	path string
-	args []string
-	env  []string
-	dir  string              // working directory
-	log  string              // file for what it prints
-	as   *syscall.Credential // nil = ourselves
-}
-
-// process is a running peer.
-type process struct {
-	name string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has been waited for
-	err  error         // set before done is closed
-}
-
-// start starts a process; stop must be called.
-func (c command) start() (*process, error) {
-	name := filepath.Base(c.path)
-	out, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	defer out.Close()
-	cmd := exec.Command(c.path, c.args...)
-	cmd.Dir = c.dir
-	cmd.Env = childEnv(c.env...)
-	cmd.Stdout = out
-	cmd.Stderr = out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: c.as} // Ctrl-C reaches only us
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	p := &process{name: name, log: c.log, cmd: cmd, done: make(chan struct{})}
-	go func() { // ends with the process, which stop ends
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	return p, nil
-}
-
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
-// alive is nil while the process runs.
-func (p *process) alive() error {
-	select {
-	case <-p.done:
-		return fmt.Errorf("%s has ended: %w", p.name, errors.Join(p.err, errors.New(p.tail())))
-	default:
-		return nil
-	}
-}
-
-// stop ends the process by SIGTERM, by SIGKILL if it does not heed that, and
-// waits for it. It may be called more than once.
-func (p *process) stop() error {
-	select {
-	case <-p.done:
-		return nil
-	default:
-	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may just have ended
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(stopPatience):
-	}
-	_ = p.cmd.Process.Kill()
-	<-p.done
-	return fmt.Errorf("%s did not end within %s of SIGTERM and was killed: %s", p.name, stopPatience, p.tail())
-}
-
-// tail is the end of what the process printed, in one line.
-func (p *process) tail() string {
-	text, err := os.ReadFile(p.log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "; ")
-}
 
 // tick is the unit of the times in /proc/PID/stat, USER_HZ, which is 1/100 s on
 // every architecture that Go runs on.
@@ -146,36 +54,6 @@ func ownerOf(dir string) (*syscall.Credential, error) {
 		return nil, fmt.Errorf("account of the servers: root owns %s", dir)
 	}
 	return &syscall.Credential{Uid: sys.Uid, Gid: sys.Gid}, nil
-}
-
-// childEnv is the environment of everything that we start: nothing of PG*, and
-// messages in English.
-func childEnv(extra ...string) []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "LC_") || name == "LANG" || name == "LANGUAGE" {
-			continue
-		}
-		env = append(env, kv)
-	}
-	return append(append(env, "LC_ALL=C"), extra...)
-}
-
-// freePort finds a port of 127.0.0.1 below the range that Linux gives to outgoing
-// connections (32768 and up), so that none of those takes it before the peer.
-func freePort() (int, error) {
-	var last error
-	for range 1000 {
-		port := 20000 + rand.IntN(12000)
-		l, err := net.Listen("tcp4", net.JoinHostPort(loopback, strconv.Itoa(port)))
-		if err != nil {
-			last = err
-			continue
-		}
-		return port, l.Close()
-	}
-	return 0, fmt.Errorf("no free port: %w", last)
 }
 
 // raiseOpenFiles lets us and our children have as many descriptors as the system

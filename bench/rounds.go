@@ -192,10 +192,10 @@ func (i *instance) cpuTime() (time.Duration, error) {
 	if i.proc == nil {
 		return 0, nil
 	}
-	if err := i.proc.alive(); err != nil {
+	if err := i.proc.Alive(); err != nil {
 		return 0, err
 	}
-	return cpuTime(i.proc.pid())
+	return cpuTime(i.proc.PID())
 }
 
 // died tells how the peer's process ended, nil if it runs.
@@ -203,7 +203,7 @@ func (i *instance) died() error {
 	if i.proc == nil {
 		return nil
 	}
-	return i.proc.alive()
+	return i.proc.Alive()
 }
 
 // noteMemory notes the resident memory at the end of the last round.
@@ -211,7 +211,7 @@ func (c *contender) noteMemory() {
 	if c.instance == nil || c.proc == nil || c.row.Error != "" {
 		return
 	}
-	if n, err := pgtest.ResidentMemory(c.proc.pid()); err == nil {
+	if n, err := pgtest.ResidentMemory(c.proc.PID()); err == nil {
 		c.row.ResidentBytes = n
 	}
 }

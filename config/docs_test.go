@@ -22,11 +22,11 @@ func TestDocs(t *testing.T) {
 		"dbname": "NAME", "host": "", "user": "the client's", "password": "from `auth_file`",
 		"monitor_user": "of `[proxy]`, else `user`", "monitor_password": "of `[proxy]`, else `password`",
 		"pool_mode": inherited, "pool_size": "`default_pool_size`", "min_pool_size": inherited,
-		"max_db_connections": inherited, "query_wait_timeout": inherited,
+		"max_db_connections": inherited, "query_wait_timeout": inherited, "reserve_pool_size": inherited,
+		"max_db_client_connections": inherited, "server_lifetime": inherited,
 	})
 	documents(t, string(text), "### servers", &s, serverKeys, map[string]string{"host": ""})
-	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database", "consistency": "of the database"})
-	documents(t, string(text), "### rules", &Rule{}, ruleKeys, map[string]string{"target": ""})
+	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database"})
 }
 
 // documents compares the tables of a section with keys and defaults. special has

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // The words of each setting stand at the index of their value; the zero value is
@@ -54,11 +55,11 @@ type SplitMode uint8
 const (
 	SplitAuto   SplitMode = iota // all that are proved to be reads
 	SplitOff                     // none
-	SplitHinted                  // those with a hint, or for which a rule says so
-	SplitShadow                  // none, but some reads run on a replica as well, for comparison
+	SplitHinted                  // those with a hint
+	SplitAny                     // all: the servers are alike, whatever they are
 )
 
-var splitModes = []string{"auto", "off", "hinted", "shadow"}
+var splitModes = []string{"auto", "off", "hinted", "any"}
 
 // String is the word of the file.
 func (v SplitMode) String() string { return word(splitModes, v) }
@@ -71,53 +72,18 @@ type Consistency uint8
 
 // The levels of consistency.
 const (
-	ConsistencyInherit  Consistency = iota // in User only: as the database has it
-	ConsistencySession                     // the session's own writes, and what it has read
+	ConsistencySession  Consistency = iota // the session's own writes
 	ConsistencyEventual                    // nothing but the limit on lag
 	ConsistencyGlobal                      // all writes acknowledged through this proxy
 )
 
-var consistencies = []string{"", "session", "eventual", "global"}
+var consistencies = []string{"session", "eventual", "global"}
 
-// String is the word of the file, or "" for ConsistencyInherit.
+// String is the word of the file.
 func (v Consistency) String() string { return word(consistencies, v) }
 
 // UnmarshalText accepts the words of the file.
 func (v *Consistency) UnmarshalText(p []byte) error { return setWord(v, consistencies, p) }
-
-// ConsistencyScope says whose writes are the session's own.
-type ConsistencyScope uint8
-
-// The scopes of consistency.
-const (
-	ScopeSession ConsistencyScope = iota // those of the session
-	ScopeUser                            // those of all sessions of its user, also of sessions that have ended
-)
-
-var consistencyScopes = []string{"session", "user"}
-
-// String is the word of the file.
-func (v ConsistencyScope) String() string { return word(consistencyScopes, v) }
-
-// UnmarshalText accepts the words of the file.
-func (v *ConsistencyScope) UnmarshalText(p []byte) error { return setWord(v, consistencyScopes, p) }
-
-// TransactionReads says where a transaction block begins that may write.
-type TransactionReads uint8
-
-// Where such blocks begin.
-const (
-	TransactionReadsPrimary    TransactionReads = iota
-	TransactionReadsUntilWrite                  // on a replica, and moves to the primary with its first statement that is no read
-)
-
-var transactionReads = []string{"primary", "until_write"}
-
-// String is the word of the file.
-func (v TransactionReads) String() string { return word(transactionReads, v) }
-
-// UnmarshalText accepts the words of the file.
-func (v *TransactionReads) UnmarshalText(p []byte) error { return setWord(v, transactionReads, p) }
 
 // PrimaryReads says when the primary serves reads that a replica could.
 type PrimaryReads uint8
@@ -145,9 +111,10 @@ const (
 	LoadBalanceLeastConn LoadBalance = iota
 	LoadBalanceRoundRobin
 	LoadBalanceRandom
+	LoadBalanceFirst // the first that is up
 )
 
-var loadBalances = []string{"least_conn", "round_robin", "random"}
+var loadBalances = []string{"least_conn", "round_robin", "random", "first"}
 
 // String is the word of the file.
 func (v LoadBalance) String() string { return word(loadBalances, v) }
@@ -172,6 +139,22 @@ func (v ServerRole) String() string { return word(serverRoles, v) }
 
 // UnmarshalText accepts the words of the file.
 func (v *ServerRole) UnmarshalText(p []byte) error { return setWord(v, serverRoles, p) }
+
+// FileMode are the permissions of a file.
+type FileMode uint32
+
+// String is the mode in octal digits, as "0777".
+func (m FileMode) String() string { return fmt.Sprintf("%#o", uint32(m)) }
+
+// UnmarshalText accepts octal digits.
+func (m *FileMode) UnmarshalText(p []byte) error {
+	n, err := strconv.ParseUint(string(p), 8, 32)
+	if err != nil || n > 0o777 {
+		return fmt.Errorf("%s is no mode of a file: want octal digits in a string, as \"0770\"", quote(string(p)))
+	}
+	*m = FileMode(n)
+	return nil
+}
 
 // notYet are words of PgBouncer's auth_type; a clear answer is better than
 // "unknown".

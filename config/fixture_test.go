@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,11 @@ var update = flag.Bool("update", false, "write what is found into the fixtures o
 //	file NAME another file beside the configuration
 //	mode      lines "FILE MODE", as "pgproxy.toml 644"; files are 600 otherwise
 func TestFixtures(t *testing.T) {
-	paths, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(here, "testdata", "*.txt"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no fixtures: %v", err)
 	}
@@ -59,6 +64,7 @@ func TestFixtures(t *testing.T) {
 
 // fixture is one file of testdata.
 type fixture struct {
+	name  string // of the configuration
 	input string
 	order []string
 	parts map[string]string
@@ -70,7 +76,10 @@ func readFixture(t *testing.T, path string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fx := &fixture{parts: make(map[string]string)}
+	fx := &fixture{name: "pgproxy.toml", parts: make(map[string]string)}
+	if strings.HasPrefix(filepath.Base(path), "ini_") {
+		fx.name = "pgbouncer.ini"
+	}
 	part := ""
 	for line := range strings.Lines(string(text)) {
 		name, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "-- ")
@@ -121,13 +130,14 @@ func (fx *fixture) write(t *testing.T, path string) {
 func (fx *fixture) parse(t *testing.T) (cfg *Config, errs, warnings string) {
 	t.Helper()
 	dir := t.TempDir()
-	path := filepath.Join(dir, "pgproxy.toml")
+	t.Chdir(dir) // to which the names of files in a pgbouncer.ini are relative
+	path := filepath.Join(dir, fx.name)
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("pgproxy.toml", fx.input)
+	write(fx.name, fx.input)
 	for part, text := range fx.parts {
 		if name, ok := strings.CutPrefix(part, "file "); ok {
 			write(name, text)
@@ -149,7 +159,9 @@ func (fx *fixture) parse(t *testing.T) (cfg *Config, errs, warnings string) {
 	}
 	if err != nil {
 		errs = strings.ReplaceAll(err.Error(), dir+"/", "") + "\n"
-		checkErrors(t, err, path, strings.Count(fx.input, "\n")+1)
+		if !strings.Contains(fx.input, "%include") {
+			checkErrors(t, err, path, strings.Count(fx.input, "\n")+1)
+		}
 		return nil, errs, ""
 	}
 	for _, w := range cfg.Warnings {
@@ -157,6 +169,9 @@ func (fx *fixture) parse(t *testing.T) (cfg *Config, errs, warnings string) {
 	}
 	if cfg.Path != path {
 		t.Errorf("Path is %q, want %q", cfg.Path, path)
+	}
+	if fx.name == "pgbouncer.ini" {
+		checkConvert(t, dir, cfg)
 	}
 	cfg.Proxy.AuthFile = strings.TrimPrefix(cfg.Proxy.AuthFile, dir+"/")
 	return cfg, "", strings.ReplaceAll(warnings, dir+"/", "")
@@ -226,5 +241,39 @@ func flatten(c *Config) map[string]string {
 func show[T any](all map[string]string, at string, keys []key[T], src *T) {
 	for _, k := range keys {
 		all[at+"."+k.name] = k.show(src)
+	}
+}
+
+// checkConvert checks that the TOML of a pgbouncer.ini is the same configuration.
+func checkConvert(t testing.TB, dir string, cfg *Config) {
+	t.Helper()
+	text := cfg.TOML()
+	again, err := Parse(filepath.Join(dir, "pgproxy.toml"), []byte(text))
+	if err != nil {
+		t.Fatalf("the TOML is refused: %v\n%s", err, text)
+	}
+	want, got := *cfg, *again
+	for _, c := range []*Config{&want, &got} {
+		c.Path, c.Warnings, c.source = "", nil, nil
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the TOML is another configuration: %+v\nwant %+v\n%s", got, want, text)
+	}
+}
+
+// TestConverted counts the files whose TOML is compared.
+func TestConverted(t *testing.T) {
+	paths, err := filepath.Glob(filepath.Join("testdata", "ini_*.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := 0
+	for _, path := range paths {
+		if fx := readFixture(t, path); fx.parts["errors"] == "" {
+			good++
+		}
+	}
+	if good < 30 {
+		t.Errorf("%d files of pgbouncer.ini are right, want at least 30", good)
 	}
 }

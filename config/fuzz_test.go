@@ -119,3 +119,45 @@ func FuzzPositions(f *testing.F) {
 		})
 	})
 }
+
+// FuzzINI: no text makes the reader of a pgbouncer.ini panic, every error is one
+// line, no password is in an error or a warning, and what is accepted is the same
+// configuration in TOML.
+func FuzzINI(f *testing.F) {
+	f.Add("[pgbouncer]\nauth_file = u\n[databases]\na = host=h user=u password='ca''nary\n")
+	f.Add("[databases]\n* = host=a,b,a port=1 user=u password=canary x\n'b c' = dbname='x y'\n[pgbouncer]\nauth_type=any\n")
+	paths, _ := filepath.Glob(filepath.Join("testdata", "ini_*.txt"))
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err == nil {
+			input, _, _ := strings.Cut(string(text), "\n-- ")
+			f.Add(strings.ReplaceAll(input, "secret-", "canary-") + "\n")
+		}
+	}
+	password := regexp.MustCompile(`(?m)^[ \t]*[\w]+[ \t]*=[^\n]*password[ ]*=[ ]*'?[\w-]*canary`)
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "%include") {
+			t.Skip("reads other files") // whatever they are
+		}
+		path := filepath.Join("testdata", "none.ini")
+		cfg, err := Parse(path, []byte(text))
+		if (cfg == nil) != (err != nil) {
+			t.Fatalf("%v and %v", cfg, err)
+		}
+		said := ""
+		if err != nil {
+			checkErrors(t, err, path, strings.Count(text, "\n")+1)
+			said = err.Error()
+		} else {
+			said = strings.Join(cfg.Warnings, "\n")
+		}
+		if !utf8.ValidString(said) {
+			t.Errorf("no UTF-8: %q", said)
+		}
+		if strings.Count(text, "canary") == 1 && password.MatchString(text) && strings.Contains(said, "canary") {
+			t.Errorf("the password is in %s", said)
+		}
+		if cfg != nil && utf8.ValidString(text) {
+			checkConvert(t, "testdata", cfg)
+		}
+	})
+}

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +48,9 @@ func defaultProxy() Proxy {
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
 		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond,
-		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second,
+		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second, SuspendTimeout: 10 * time.Second,
+		UnixSocketMode: 0o777, ReservePoolTimeout: 5 * time.Second, QueryWaitNotify: 5 * time.Second,
+		SyslogIdent: "pgproxy", SyslogFacility: "daemon", LogStats: true,
 		MaxPacketSize: 1<<31 - 1, MaxQueryParseSize: 1 << 20,
 		TCPKeepalive: true, TCPKeepIdle: 30 * time.Second, TCPKeepIntvl: 10 * time.Second, TCPUserTimeout: 30 * time.Second,
 		LogConnections: true, LogDisconnections: true, LogPoolerErrors: true, LogLevel: "info", StatsPeriod: 60 * time.Second,
@@ -62,7 +62,14 @@ var proxyKeys = []key[Proxy]{
 	restart(list("listen_addr", func(p *Proxy) *[]string { return &p.ListenAddr }, listenAddr)),
 	restart(number("listen_port", func(p *Proxy) *int { return &p.ListenPort }, 0, 65535)),
 	restart(text("unix_socket_dir", func(p *Proxy) *string { return &p.UnixSocketDir }, oneLine)),
+	restart(enum("unix_socket_mode", func(p *Proxy) *FileMode { return &p.UnixSocketMode })),
+	restart(text("unix_socket_group", func(p *Proxy) *string { return &p.UnixSocketGroup }, nameOrNone)),
+	restart(boolean("so_reuseport", func(p *Proxy) *bool { return &p.SoReuseport })),
 	restart(text("http_listen", func(p *Proxy) *string { return &p.HTTPListen }, hostPort)),
+
+	restart(text("pidfile", func(p *Proxy) *string { return &p.PidFile }, oneLine)),
+	restart(text("user", func(p *Proxy) *string { return &p.User }, nameOrNone)),
+	restart(number("peer_id", func(p *Proxy) *int { return &p.PeerID }, 0, 16383)),
 
 	enum("auth_type", func(p *Proxy) *AuthType { return &p.AuthType }),
 	text("auth_file", func(p *Proxy) *string { return &p.AuthFile }, oneLine),
@@ -72,12 +79,17 @@ var proxyKeys = []key[Proxy]{
 	list("ignore_startup_parameters", func(p *Proxy) *[]string { return &p.IgnoreStartupParameters }, name),
 
 	enum("pool_mode", func(p *Proxy) *PoolMode { return &p.PoolMode }),
-	number("default_pool_size", func(p *Proxy) *int { return &p.DefaultPoolSize }, 1, maxConns),
+	number("default_pool_size", func(p *Proxy) *int { return &p.DefaultPoolSize }, 0, maxConns),
 	number("min_pool_size", func(p *Proxy) *int { return &p.MinPoolSize }, 0, maxConns),
+	number("reserve_pool_size", func(p *Proxy) *int { return &p.ReservePoolSize }, 0, maxConns),
+	duration("reserve_pool_timeout", func(p *Proxy) *time.Duration { return &p.ReservePoolTimeout }, 0, year),
 	number("max_client_conn", func(p *Proxy) *int { return &p.MaxClientConn }, 1, maxConns),
 	number("max_db_connections", func(p *Proxy) *int { return &p.MaxDBConnections }, 0, maxConns),
 	number("max_user_connections", func(p *Proxy) *int { return &p.MaxUserConnections }, 0, maxConns),
+	number("max_db_client_connections", func(p *Proxy) *int { return &p.MaxDBClientConnections }, 0, maxConns),
+	number("max_user_client_connections", func(p *Proxy) *int { return &p.MaxUserClientConnections }, 0, maxConns),
 	duration("query_wait_timeout", func(p *Proxy) *time.Duration { return &p.QueryWaitTimeout }, 0, year),
+	duration("query_wait_notify", func(p *Proxy) *time.Duration { return &p.QueryWaitNotify }, 0, year),
 
 	duration("server_idle_timeout", func(p *Proxy) *time.Duration { return &p.ServerIdleTimeout }, 0, year),
 	duration("server_lifetime", func(p *Proxy) *time.Duration { return &p.ServerLifetime }, 0, year),
@@ -86,6 +98,7 @@ var proxyKeys = []key[Proxy]{
 	duration("server_connect_timeout", func(p *Proxy) *time.Duration { return &p.ServerConnectTimeout }, 0, day),
 	duration("server_login_retry", func(p *Proxy) *time.Duration { return &p.ServerLoginRetry }, 0, day),
 	text("server_reset_query", func(p *Proxy) *string { return &p.ServerResetQuery }, statement),
+	boolean("server_round_robin", func(p *Proxy) *bool { return &p.ServerRoundRobin }),
 	number("max_prepared_statements", func(p *Proxy) *int { return &p.MaxPreparedStatements }, 0, 1_000_000),
 
 	duration("server_check_interval", func(p *Proxy) *time.Duration { return &p.ServerCheckInterval }, 10*time.Millisecond, day),
@@ -95,21 +108,29 @@ var proxyKeys = []key[Proxy]{
 
 	duration("client_idle_timeout", func(p *Proxy) *time.Duration { return &p.ClientIdleTimeout }, 0, year),
 	duration("idle_transaction_timeout", func(p *Proxy) *time.Duration { return &p.IdleTransactionTimeout }, 0, year),
+	duration("transaction_timeout", func(p *Proxy) *time.Duration { return &p.TransactionTimeout }, 0, year),
 	duration("query_timeout", func(p *Proxy) *time.Duration { return &p.QueryTimeout }, 0, year),
 	duration("cancel_wait_timeout", func(p *Proxy) *time.Duration { return &p.CancelWaitTimeout }, time.Millisecond, day),
 	duration("shutdown_timeout", func(p *Proxy) *time.Duration { return &p.ShutdownTimeout }, 0, day),
+	duration("suspend_timeout", func(p *Proxy) *time.Duration { return &p.SuspendTimeout }, 0, day),
 	number("max_packet_size", func(p *Proxy) *int64 { return &p.MaxPacketSize }, 1<<10, 1<<31-1),
 	number("max_query_parse_size", func(p *Proxy) *int { return &p.MaxQueryParseSize }, 0, 64<<20),
 
 	boolean("tcp_keepalive", func(p *Proxy) *bool { return &p.TCPKeepalive }),
 	duration("tcp_keepidle", func(p *Proxy) *time.Duration { return &p.TCPKeepIdle }, 0, day),
 	duration("tcp_keepintvl", func(p *Proxy) *time.Duration { return &p.TCPKeepIntvl }, 0, day),
+	number("tcp_keepcnt", func(p *Proxy) *int { return &p.TCPKeepCnt }, 0, 127),
 	duration("tcp_user_timeout", func(p *Proxy) *time.Duration { return &p.TCPUserTimeout }, 0, day),
 
 	boolean("log_connections", func(p *Proxy) *bool { return &p.LogConnections }),
 	boolean("log_disconnections", func(p *Proxy) *bool { return &p.LogDisconnections }),
 	boolean("log_pooler_errors", func(p *Proxy) *bool { return &p.LogPoolerErrors }),
 	text("log_level", func(p *Proxy) *string { return &p.LogLevel }, oneOf("debug", "info", "warn", "error")),
+	text("logfile", func(p *Proxy) *string { return &p.LogFile }, oneLine),
+	boolean("syslog", func(p *Proxy) *bool { return &p.Syslog }),
+	text("syslog_ident", func(p *Proxy) *string { return &p.SyslogIdent }, oneLine),
+	text("syslog_facility", func(p *Proxy) *string { return &p.SyslogFacility }, oneOf(facilities...)),
+	boolean("log_stats", func(p *Proxy) *bool { return &p.LogStats }),
 	duration("stats_period", func(p *Proxy) *time.Duration { return &p.StatsPeriod }, time.Second, day),
 	boolean("application_name_add_host", func(p *Proxy) *bool { return &p.ApplicationNameAddHost }),
 }
@@ -131,13 +152,14 @@ func defaultDatabase(p *Proxy) databaseEntry {
 		Database: Database{
 			PoolMode: p.PoolMode, PoolSize: p.DefaultPoolSize, MinPoolSize: p.MinPoolSize,
 			MaxDBConnections: p.MaxDBConnections, QueryWaitTimeout: p.QueryWaitTimeout,
+			ReservePoolSize: p.ReservePoolSize, MaxDBClientConnections: p.MaxDBClientConnections, ServerLifetime: p.ServerLifetime,
 			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword,
-			Consistency: ConsistencySession, MaxReplicaLag: 10 * time.Second, ShadowRatio: 0.1, FailoverTimeout: 30 * time.Second,
+			MaxReplicaLag: 10 * time.Second, FailoverTimeout: 30 * time.Second,
 		},
 	}
 }
 
-// databaseKeys are the keys of [databases.NAME]; servers and rules are read apart.
+// databaseKeys are the keys of [databases.NAME]; servers is read apart.
 var databaseKeys = []key[databaseEntry]{
 	text("dbname", func(d *databaseEntry) *string { return &d.DBName }, name),
 	text("host", func(d *databaseEntry) *string { return &d.Host }, host),
@@ -149,20 +171,22 @@ var databaseKeys = []key[databaseEntry]{
 	secret("monitor_password", func(d *databaseEntry) *Secret { return &d.MonitorPassword }),
 	text("connect_query", func(d *databaseEntry) *string { return &d.ConnectQuery }, statement),
 	enum("pool_mode", func(d *databaseEntry) *PoolMode { return &d.PoolMode }),
-	number("pool_size", func(d *databaseEntry) *int { return &d.PoolSize }, 1, maxConns),
+	number("pool_size", func(d *databaseEntry) *int { return &d.PoolSize }, 0, maxConns),
 	number("min_pool_size", func(d *databaseEntry) *int { return &d.MinPoolSize }, 0, maxConns),
+	number("reserve_pool_size", func(d *databaseEntry) *int { return &d.ReservePoolSize }, 0, maxConns),
 	number("max_db_connections", func(d *databaseEntry) *int { return &d.MaxDBConnections }, 0, maxConns),
+	number("max_db_client_connections", func(d *databaseEntry) *int { return &d.MaxDBClientConnections }, 0, maxConns),
 	duration("query_wait_timeout", func(d *databaseEntry) *time.Duration { return &d.QueryWaitTimeout }, 0, year),
+	duration("server_lifetime", func(d *databaseEntry) *time.Duration { return &d.ServerLifetime }, 0, year),
+	text("client_encoding", func(d *databaseEntry) *string { return &d.ClientEncoding }, oneLine),
+	text("datestyle", func(d *databaseEntry) *string { return &d.DateStyle }, oneLine),
+	text("timezone", func(d *databaseEntry) *string { return &d.TimeZone }, oneLine),
+	text("application_name", func(d *databaseEntry) *string { return &d.ApplicationName }, oneLine),
 	enum("read_write_split", func(d *databaseEntry) *SplitMode { return &d.ReadWriteSplit }),
 	enum("consistency", func(d *databaseEntry) *Consistency { return &d.Consistency }),
-	enum("consistency_scope", func(d *databaseEntry) *ConsistencyScope { return &d.ConsistencyScope }),
-	duration("causal_wait", func(d *databaseEntry) *time.Duration { return &d.CausalWait }, 0, day),
 	duration("max_replica_lag", func(d *databaseEntry) *time.Duration { return &d.MaxReplicaLag }, time.Millisecond, year),
-	number("max_replica_lag_bytes", func(d *databaseEntry) *int64 { return &d.MaxReplicaLagBytes }, 0, 1<<60),
 	enum("primary_reads", func(d *databaseEntry) *PrimaryReads { return &d.PrimaryReads }),
 	enum("load_balance", func(d *databaseEntry) *LoadBalance { return &d.LoadBalance }),
-	enum("transaction_reads", func(d *databaseEntry) *TransactionReads { return &d.TransactionReads }),
-	ratio("shadow_ratio", func(d *databaseEntry) *float64 { return &d.ShadowRatio }),
 	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
 }
 
@@ -181,15 +205,25 @@ var serverKeys = []key[Server]{
 var userKeys = []key[User]{
 	number("pool_size", func(u *User) *int { return &u.PoolSize }, 0, maxConns),
 	enum("pool_mode", func(u *User) *PoolMode { return &u.PoolMode }),
+	number("reserve_pool_size", func(u *User) *int { return &u.ReservePoolSize }, 0, maxConns),
 	number("max_user_connections", func(u *User) *int { return &u.MaxUserConnections }, 0, maxConns),
-	enum("consistency", func(u *User) *Consistency { return &u.Consistency }),
+	number("max_user_client_connections", func(u *User) *int { return &u.MaxUserClientConnections }, 0, maxConns),
+	duration("client_idle_timeout", func(u *User) *time.Duration { return &u.ClientIdleTimeout }, 0, year),
+	duration("idle_transaction_timeout", func(u *User) *time.Duration { return &u.IdleTransactionTimeout }, 0, year),
+	duration("transaction_timeout", func(u *User) *time.Duration { return &u.TransactionTimeout }, 0, year),
+	duration("query_timeout", func(u *User) *time.Duration { return &u.QueryTimeout }, 0, year),
+	duration("query_wait_timeout", func(u *User) *time.Duration { return &u.QueryWaitTimeout }, 0, year),
 }
 
-// ruleKeys are the keys of one entry of rules.
-var ruleKeys = []key[Rule]{
-	text("user", func(r *Rule) *string { return &r.User }, name),
-	text("application_name", func(r *Rule) *string { return &r.ApplicationName }, glob),
-	prefix("client_addr", func(r *Rule) *netip.Prefix { return &r.ClientAddr }),
-	pattern("match", func(r *Rule) **regexp.Regexp { return &r.Match }),
-	text("target", func(r *Rule) *string { return &r.Target }, target),
+// peerKeys are the keys of [peers.ID].
+var peerKeys = []key[Peer]{
+	text("host", func(p *Peer) *string { return &p.Host }, host),
+	number("port", func(p *Peer) *int { return &p.Port }, 1, 65535),
+	number("pool_size", func(p *Peer) *int { return &p.PoolSize }, 0, maxConns),
+}
+
+// facilities are the words of syslog_facility, by their number in syslog(3).
+var facilities = []string{
+	"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
+	"", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 }

@@ -31,7 +31,10 @@ func TestKeysAndValues(t *testing.T) {
 			restart = append(restart, k.Name)
 		}
 	}
-	if want := []string{"http_listen", "listen_addr", "listen_port", "unix_socket_dir"}; !slices.Equal(restart, want) {
+	if want := []string{
+		"http_listen", "listen_addr", "listen_port", "peer_id", "pidfile", "so_reuseport", "unix_socket_dir", "unix_socket_group",
+		"unix_socket_mode", "user",
+	}; !slices.Equal(restart, want) {
 		t.Errorf("a restart is needed for %v, want %v", restart, want)
 	}
 	for _, k := range proxyKeys {
@@ -52,7 +55,7 @@ func TestValuesAreFields(t *testing.T) {
 		def := &Config{Proxy: defaultProxy()}
 		before := def.Values()
 		var other any
-		for _, v := range []any{int64(4096), true, false, "debug", "session", "md5", "127.0.0.9:99", "127.0.0.9"} {
+		for _, v := range []any{int64(4096), true, false, "debug", "session", "md5", "127.0.0.9:99", "127.0.0.9", int64(9), "0700", "local0"} {
 			x := defaultProxy()
 			if k.set(&x, v) == nil && k.show(&x) != before[k.name] {
 				other = v

@@ -5,22 +5,50 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // Parse is Load for a text in memory; names of files in it are relative to the
 // folder of path. It reads those files, and the permissions of path itself if
 // that exists.
+//
+// A pgbouncer.ini is read as well: by its name, or its section [pgbouncer].
 func Parse(path string, text []byte) (*Config, error) {
+	src := &source{path: path}
+	if isINI(path, text) {
+		if err := src.readINI(text); err != nil {
+			return nil, err
+		}
+		return src.config()
+	}
 	table, root, fault := decode(path, text)
 	if fault != nil {
 		return nil, errors.Join(fault)
 	}
+	src.top = place{node: root, value: table}
+	return src.config()
+}
+
+// source is the text of a configuration, taken apart.
+type source struct {
+	path     string
+	top      place
+	ini      bool
+	secrets  []place  // where passwords are written in a pgbouncer.ini
+	warnings []*Error // of its translation
+}
+
+// config makes the value of it.
+func (src *source) config() (*Config, error) {
 	p := parser{
-		path: path, bad: make(map[string]bool),
-		cfg: &Config{Path: path, Proxy: defaultProxy(), Databases: make(map[string]*Database), Users: make(map[string]*User)},
+		path: src.path, ini: src.ini, bad: make(map[string]bool), warnings: slices.Clone(src.warnings),
+		cfg: &Config{
+			Path: src.path, Proxy: defaultProxy(), Databases: make(map[string]*Database), Users: make(map[string]*User),
+			Peers: make(map[int]*Peer), source: src,
+		},
 	}
-	p.file(place{node: root, value: table})
+	p.file(src.top)
 	if len(p.faults) > 0 {
 		return nil, p.joined()
 	}
@@ -36,6 +64,7 @@ func Parse(path string, text []byte) (*Config, error) {
 // parser reads one file. Faults do not stop it.
 type parser struct {
 	path     string
+	ini      bool // it is a pgbouncer.ini
 	top      place
 	cfg      *Config
 	entries  []entry
@@ -54,12 +83,15 @@ type entry struct {
 // fault notes an error.
 func (p *parser) fault(at place, format string, args ...any) {
 	p.bad[at.key] = true
-	p.faults = append(p.faults, &Error{Path: p.path, Line: at.line, Key: at.key, Msg: fmt.Sprintf(format, args...)})
+	p.faults = append(p.faults, &Error{Path: cmp.Or(at.file, p.path), Line: at.line, Key: at.key, Msg: fmt.Sprintf(format, args...)})
 }
 
-// warn notes a warning.
+// warn notes a warning. Of a pgbouncer.ini's defaults there is none.
 func (p *parser) warn(at place, format string, args ...any) {
-	p.warnings = append(p.warnings, &Error{Path: p.path, Line: at.line, Key: at.key, Msg: fmt.Sprintf(format, args...)})
+	if p.ini && at.node != nil && !at.node.given {
+		return
+	}
+	p.warnings = append(p.warnings, &Error{Path: cmp.Or(at.file, p.path), Line: at.line, Key: at.key, Msg: fmt.Sprintf(format, args...)})
 }
 
 // fine tells whether no error was found in any of these keys of a table, so that
@@ -92,7 +124,7 @@ func texts(faults []*Error) []string {
 }
 
 // sections are the tables of a file.
-var sections = []string{"proxy", "databases", "users"}
+var sections = []string{"proxy", "databases", "users", "peers"}
 
 // file reads everything.
 func (p *parser) file(top place) {
@@ -108,7 +140,7 @@ func (p *parser) file(top place) {
 		case near != "":
 			p.fault(at, "unknown section: did you mean [%s]?", near)
 		default:
-			p.fault(at, "unknown section: want [proxy], [databases.NAME] or [users.NAME]")
+			p.fault(at, "unknown section: want [proxy], [databases.NAME], [users.NAME] or [peers.ID]")
 		}
 	}
 	at := top.child("proxy")
@@ -116,7 +148,9 @@ func (p *parser) file(top place) {
 		section(p, at, proxyKeys, &p.cfg.Proxy)
 	}
 	p.checkProxy(at)
-	p.cfg.Proxy.AuthFile = p.relative(p.cfg.Proxy.AuthFile)
+	for _, file := range []*string{&p.cfg.Proxy.AuthFile, &p.cfg.Proxy.PidFile, &p.cfg.Proxy.LogFile} {
+		*file = p.relative(*file)
+	}
 
 	at = top.child("databases")
 	if p.table(at, "[databases.NAME]") && len(at.names()) == 0 {
@@ -129,6 +163,11 @@ func (p *parser) file(top place) {
 	p.table(at, "[users.NAME]")
 	for _, name := range at.names() {
 		p.user(at.child(name), name)
+	}
+	at = top.child("peers")
+	p.table(at, "[peers.ID]")
+	for _, name := range at.names() {
+		p.peer(at.child(name), name)
 	}
 }
 
@@ -178,8 +217,8 @@ func unknownKey(name string, known []string) string {
 		{"[proxy]", has(proxyKeys, name)},
 		{"[databases.NAME]", has(databaseKeys, name)},
 		{"an entry of servers", has(serverKeys, name)},
-		{"an entry of rules", has(ruleKeys, name)},
 		{"[users.NAME]", has(userKeys, name)},
+		{"[peers.ID]", has(peerKeys, name)},
 	} {
 		if s.has {
 			return "unknown key here: it belongs to " + s.header
@@ -206,10 +245,9 @@ func (p *parser) database(at place, name string) {
 		return
 	}
 	e := defaultDatabase(&p.cfg.Proxy)
-	section(p, at, databaseKeys, &e, "servers", "rules")
+	section(p, at, databaseKeys, &e, "servers")
 	p.login(at, &e)
 	p.servers(at, &e)
-	p.rules(at, &e.Database)
 
 	db := &e.Database
 	db.Name = name
@@ -296,4 +334,21 @@ func (p *parser) user(at place, given string) {
 				u.PoolSize, e.db.MinPoolSize, e.at.key, u.PoolSize)
 		}
 	}
+}
+
+// peer reads [peers.ID].
+func (p *parser) peer(at place, given string) {
+	id, err := strconv.Atoi(given)
+	if err != nil || id < 1 || id > 16383 {
+		p.fault(at, "want the number of a peer, from 1 to 16383")
+	}
+	if !p.table(at, "[peers.ID]") {
+		return
+	}
+	x := &Peer{ID: id, Port: 6432}
+	section(p, at, peerKeys, x)
+	if !at.has("host") {
+		p.fault(at, "no host: want the peer's own address or the folder of its Unix socket")
+	}
+	p.cfg.Peers[id] = x
 }

@@ -11,6 +11,9 @@ import (
 
 // node is where one table, array or value of a file begins.
 type node struct {
+	name  string // of a pgbouncer.ini: how its section is called there
+	file  string // of a pgbouncer.ini: where it is written, if that is another file
+	given bool   // of a pgbouncer.ini: it is written and no default
 	line  int
 	keys  map[string]*node // of a table
 	items []*node          // of an array
@@ -39,6 +42,7 @@ func (n *node) item(line int) *node {
 // place is one spot of a file: what errors name, and the value that stands there.
 type place struct {
 	key   string // dotted
+	file  string // "" is that of the configuration
 	line  int
 	node  *node // nil where nothing is written
 	value any   // nil where nothing is written
@@ -54,20 +58,23 @@ func (at place) child(name string) place {
 	if at.key != "" {
 		key = at.key + "." + key
 	}
-	c := place{key: key, line: at.line}
+	c := place{key: key, file: at.file, line: at.line}
 	if table, ok := at.value.(map[string]any); ok {
 		c.value = table[name]
 	}
 	if at.node != nil && at.node.keys[name] != nil {
 		c.node = at.node.keys[name]
-		c.line = c.node.line
+		c.line, c.file = c.node.line, c.node.file
+		if c.node.name != "" {
+			c.key = c.node.name
+		}
 	}
 	return c
 }
 
 // item goes to an item of an array, counted from 0.
 func (at place) item(i int) place {
-	c := place{key: at.key + "[" + strconv.Itoa(i) + "]", line: at.line}
+	c := place{key: at.key + "[" + strconv.Itoa(i) + "]", file: at.file, line: at.line}
 	switch v := at.value.(type) {
 	case []any:
 		c.value = v[i]
@@ -76,7 +83,7 @@ func (at place) item(i int) place {
 	}
 	if at.node != nil && i < len(at.node.items) {
 		c.node = at.node.items[i]
-		c.line = c.node.line
+		c.line, c.file = c.node.line, c.node.file
 	}
 	return c
 }

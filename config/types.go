@@ -2,10 +2,7 @@ package config
 
 import (
 	"net"
-	"net/netip"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +14,10 @@ type Config struct {
 	Proxy     Proxy                // [proxy]
 	Databases map[string]*Database // [databases.NAME], by the name that clients ask for; "*" is any other name
 	Users     map[string]*User     // [users.NAME], by name
+	Peers     map[int]*Peer        // [peers.ID]: other processes behind the same address
 	Warnings  []string             // risky but accepted, one line each: "FILE:LINE: KEY: TEXT"
+
+	source *source // what it was made of, for With
 }
 
 // Proxy is the section [proxy]: what concerns the process, and what databases and
@@ -27,8 +27,16 @@ type Proxy struct {
 	// Listening; a change needs a restart.
 	ListenAddr    []string // addresses of the TCP listeners; "*" is all interfaces
 	ListenPort    int      // TCP port and part of the socket's file name; 0 is any free port
-	UnixSocketDir string   // folder of the Unix socket; "" is none
+	UnixSocketDir string   // folder of the Unix socket, or from "@" an abstract name; "" is none
 	HTTPListen    string   // HOST:PORT of metrics and health; "" is none
+
+	// The process; a change needs a restart.
+	UnixSocketMode  FileMode
+	UnixSocketGroup string // owns the socket's file; "" is the process's
+	SoReuseport     bool   // other processes may listen on the same address
+	PidFile         string // "" is none; absolute, or relative to the working directory
+	User            string // role of the operating system to become; "" is none
+	PeerID          int    // of this process among its peers; 0 is none
 
 	// Login.
 	AuthType                AuthType
@@ -40,12 +48,18 @@ type Proxy struct {
 
 	// Pools.
 	PoolMode           PoolMode
-	DefaultPoolSize    int // server connections for each database, user and server
+	DefaultPoolSize    int // server connections for each database, user and server; 0 is no limit
 	MinPoolSize        int // server connections that are kept open
+	ReservePoolSize    int // beyond the pool's size, for clients that have waited for ReservePoolTimeout
+	ReservePoolTimeout time.Duration
 	MaxClientConn      int // clients of the process
 	MaxDBConnections   int // server connections of one database to one server, over all pools
 	MaxUserConnections int // server connections of one user to one server, over all pools
 	QueryWaitTimeout   time.Duration
+	QueryWaitNotify    time.Duration // a client that waits so long is told
+
+	MaxDBClientConnections   int // clients of one database
+	MaxUserClientConnections int // clients of one user
 
 	// Server connections.
 	ServerIdleTimeout     time.Duration
@@ -55,6 +69,7 @@ type Proxy struct {
 	ServerConnectTimeout  time.Duration // connect and login
 	ServerLoginRetry      time.Duration // pause of a pool after a failed login
 	ServerResetQuery      string        // "" is none
+	ServerRoundRobin      bool          // lend the connection that was used least recently, not the last one
 	MaxPreparedStatements int           // on each server connection; 0 is no limit
 
 	// Health of servers.
@@ -66,9 +81,11 @@ type Proxy struct {
 	// Limits on clients.
 	ClientIdleTimeout      time.Duration
 	IdleTransactionTimeout time.Duration
+	TransactionTimeout     time.Duration
 	QueryTimeout           time.Duration
 	CancelWaitTimeout      time.Duration // a cancel request waits so long to reach its server
 	ShutdownTimeout        time.Duration // a drain is cut after this time
+	SuspendTimeout         time.Duration // what is not at rest so long after SUSPEND is cut
 	MaxPacketSize          int64         // bytes of one message
 	MaxQueryParseSize      int           // bytes; a longer statement is not parsed and goes to the primary
 
@@ -76,6 +93,7 @@ type Proxy struct {
 	TCPKeepalive   bool
 	TCPKeepIdle    time.Duration // 0 is the system's
 	TCPKeepIntvl   time.Duration // 0 is the system's
+	TCPKeepCnt     int           // 0 is the system's
 	TCPUserTimeout time.Duration // on server connections; 0 is the system's
 
 	// Logs and statistics.
@@ -83,6 +101,11 @@ type Proxy struct {
 	LogDisconnections      bool
 	LogPoolerErrors        bool
 	LogLevel               string // debug, info, warn or error
+	LogFile                string // besides stderr; "" is none
+	Syslog                 bool
+	SyslogIdent            string
+	SyslogFacility         string
+	LogStats               bool // a line of statistics each StatsPeriod
 	StatsPeriod            time.Duration
 	ApplicationNameAddHost bool
 }
@@ -111,42 +134,28 @@ type Database struct {
 	PoolMode         PoolMode // never PoolInherit
 	PoolSize         int
 	MinPoolSize      int
+	ReservePoolSize  int
 	MaxDBConnections int // 0 is no limit
 	QueryWaitTimeout time.Duration
+	ServerLifetime   time.Duration // 0 is no limit
+
+	MaxDBClientConnections int // 0 is no limit
+
+	// Parameters of the login to the servers; "" is the server's default.
+	ClientEncoding, DateStyle, TimeZone, ApplicationName string
 
 	// Routing.
-	ReadWriteSplit     SplitMode
-	Consistency        Consistency // never ConsistencyInherit
-	ConsistencyScope   ConsistencyScope
-	CausalWait         time.Duration // a read waits so long for a replica that shows what it must see
-	MaxReplicaLag      time.Duration
-	MaxReplicaLagBytes int64 // 0 is no limit
-	PrimaryReads       PrimaryReads
-	LoadBalance        LoadBalance
-	TransactionReads   TransactionReads
-	ShadowRatio        float64       // share of the reads that SplitShadow compares, 0 to 1
-	FailoverTimeout    time.Duration // a transaction waits so long for a primary
-	Rules              []Rule        // the first that fits decides
-}
-
-// Rule sends statements to a target. Each of its conditions that is given must
-// fit.
-type Rule struct {
-	User            string         // the client's name; "" is any
-	ApplicationName string         // with * for any text and ? for one character; "" is any
-	ClientAddr      netip.Prefix   // not valid is any
-	Match           *regexp.Regexp // found anywhere in the statement's shape; nil is any
-	Target          string         // primary, replica or a group of servers
-}
-
-// HasGroup reports whether a server belongs to the group.
-func (d *Database) HasGroup(name string) bool {
-	return slices.ContainsFunc(d.Servers, func(s Server) bool { return slices.Contains(s.Groups, name) })
+	ReadWriteSplit  SplitMode
+	Consistency     Consistency
+	MaxReplicaLag   time.Duration
+	PrimaryReads    PrimaryReads
+	LoadBalance     LoadBalance
+	FailoverTimeout time.Duration // a transaction waits so long for a primary
 }
 
 // Server is one PostgreSQL server of a Database.
 type Server struct {
-	Host   string // name, address or, from "/", the folder of a Unix socket
+	Host   string // name, address or the folder of a Unix socket: from "/", or an abstract name from "@"
 	Port   int
 	Role   ServerRole
 	Weight int      // share of the reads, 1 to 1000
@@ -155,7 +164,7 @@ type Server struct {
 
 // Network is what to give to net.Dial together with Addr: "tcp" or "unix".
 func (s Server) Network() string {
-	if strings.HasPrefix(s.Host, "/") {
+	if strings.HasPrefix(s.Host, "/") || strings.HasPrefix(s.Host, "@") {
 		return "unix"
 	}
 	return "tcp"
@@ -175,8 +184,22 @@ type User struct {
 	Name               string
 	PoolSize           int
 	PoolMode           PoolMode
+	ReservePoolSize    int
 	MaxUserConnections int
-	Consistency        Consistency
+
+	MaxUserClientConnections int
+
+	// Limits on clients.
+	ClientIdleTimeout, IdleTransactionTimeout, TransactionTimeout, QueryTimeout, QueryWaitTimeout time.Duration
+}
+
+// Peer is one [peers.ID]: a process that listens on the same address as this
+// one.
+type Peer struct {
+	ID       int
+	Host     string
+	Port     int
+	PoolSize int // connections for forwarded cancel requests; 0 is no limit of its own
 }
 
 // Wildcard is the name of the database entry for all names without their own.

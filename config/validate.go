@@ -15,7 +15,7 @@ var consoles = []string{"pgproxy", "pgbouncer"}
 // checkProxy checks the values of [proxy] against each other.
 func (p *parser) checkProxy(at place) {
 	x := &p.cfg.Proxy
-	if p.fine(at, "min_pool_size", "default_pool_size") && x.MinPoolSize > x.DefaultPoolSize {
+	if p.fine(at, "min_pool_size", "default_pool_size") && x.DefaultPoolSize > 0 && x.MinPoolSize > x.DefaultPoolSize {
 		p.fault(at.child("min_pool_size"), "%d is more than default_pool_size: want at most %d", x.MinPoolSize, x.DefaultPoolSize)
 	}
 	if p.fine(at, "listen_addr", "unix_socket_dir") && len(x.ListenAddr) == 0 && x.UnixSocketDir == "" {
@@ -124,7 +124,7 @@ func (p *parser) checkDatabase(at place, db *Database) {
 // checkPool checks the sizes of which one is the database's own.
 func (p *parser) checkPool(at place, db *Database) {
 	proxy := p.top.child("proxy")
-	if !p.fine(at, "pool_size", "min_pool_size") || !p.fine(proxy, "default_pool_size", "min_pool_size") || db.MinPoolSize <= db.PoolSize {
+	if !p.fine(at, "pool_size", "min_pool_size") || !p.fine(proxy, "default_pool_size", "min_pool_size") || db.PoolSize == 0 || db.MinPoolSize <= db.PoolSize {
 		return
 	}
 	if at.has("min_pool_size") {

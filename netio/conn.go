@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,6 +41,10 @@ type Conn struct {
 	// Owned by the goroutine in Write.
 	out      []byte
 	writeErr error
+
+	// Guarded by nudging.
+	nudging sync.Mutex
+	nudged  bool
 
 	// Atomic, for observers.
 	busy   atomic.Uint32 // 2 read since the last Probe, 1 quiet for one Probe, 0 probed
@@ -81,10 +86,34 @@ func (c *Conn) Loop(h Handler) error {
 	if c.raw == nil {
 		return c.loopPlain()
 	}
-	if err := c.raw.Read(c.onIn); err != nil && c.readErr == nil {
-		c.readErr = err
+	for {
+		err := c.raw.Read(c.onIn)
+		if err == nil || c.readErr != nil {
+			return c.result()
+		}
+		if !c.takeNudge(err) {
+			c.readErr = err
+			return c.result()
+		}
+		c.borrow(false)
+		if !c.consume() {
+			return c.result()
+		}
+		c.park()
 	}
-	return c.result()
+}
+
+// takeNudge reports whether the read was only interrupted by Nudge, and makes the
+// next one wait again.
+func (c *Conn) takeNudge(err error) bool {
+	c.nudging.Lock()
+	defer c.nudging.Unlock()
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !c.nudged {
+		return false
+	}
+	c.nudged = false
+	_ = c.nc.SetReadDeadline(time.Time{})
+	return !c.stopped() // Wake says so before it sets the deadline that this may have cleared
 }
 
 // LookAgain is for the handler: it makes Loop read once more before it parks, so
@@ -240,8 +269,16 @@ func (c *Conn) loopPlain() error {
 				return c.result()
 			}
 		}
-		if err != nil {
-			c.readErr = err
+		if err == nil {
+			continue
+		}
+		if !c.takeNudge(err) {
+			if c.readErr == nil {
+				c.readErr = err
+			}
+			return c.result()
+		}
+		if !c.consume() {
 			return c.result()
 		}
 	}
@@ -288,6 +325,15 @@ func (c *Conn) writable(fd uintptr) bool {
 // returns. There is no way back.
 func (c *Conn) Wake() {
 	c.woken.Store(true)
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Nudge makes Loop show its handler what is in hand, be it nothing, soon. Anybody
+// may call it.
+func (c *Conn) Nudge() {
+	c.nudging.Lock()
+	defer c.nudging.Unlock()
+	c.nudged = true
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 }
 

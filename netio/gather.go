@@ -20,6 +20,15 @@ func (g *Gather) Reset() {
 	g.made = g.made[:0]
 }
 
+// Truncate forgets all but the first n bytes.
+func (g *Gather) Truncate(n int) {
+	if n <= len(g.made) {
+		g.raw, g.made = nil, g.made[:n]
+		return
+	}
+	g.raw = g.raw[:n-len(g.made)]
+}
+
 // Relay adds p, which must stay as it is until Bytes has been used.
 func (g *Gather) Relay(p []byte) {
 	if len(p) == 0 {

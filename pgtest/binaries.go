@@ -149,17 +149,3 @@ func (a account) reachable(dir string) error {
 		}
 	}
 }
-
-// childEnv is the environment of the server programs: nothing of PG*, and
-// messages in English.
-func childEnv(extra ...string) []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "LC_") || name == "LANG" || name == "LANGUAGE" {
-			continue
-		}
-		env = append(env, kv)
-	}
-	return append(append(env, "LC_ALL=C"), extra...)
-}

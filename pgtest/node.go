@@ -226,7 +226,7 @@ func (n *Node) launch(ctx context.Context) error {
 	defer out.Close()
 	cmd := exec.Command(filepath.Join(n.cluster.BinDir, "postgres"), "-D", n.Dir)
 	cmd.Dir = n.cluster.Dir
-	cmd.Env = childEnv()
+	cmd.Env = ChildEnv()
 	cmd.SysProcAttr = n.cluster.account.attributes()
 	cmd.Stdout = out
 	cmd.Stderr = out

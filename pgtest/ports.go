@@ -63,3 +63,14 @@ func (p *port) giveUp() {
 	p.release()
 	_ = p.claim.Close()
 }
+
+// FreePort finds a TCP port of 127.0.0.1 for a program to listen on. Nothing keeps
+// others from taking it first.
+func FreePort() (int, error) {
+	p, err := takePorts(1)
+	if err != nil {
+		return 0, err
+	}
+	p[0].giveUp()
+	return p[0].number, nil
+}

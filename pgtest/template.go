@@ -96,7 +96,7 @@ func initdb(ctx context.Context, bin string, acc account, data string) error {
 func runProgram(ctx context.Context, acc account, dir string, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = childEnv(env...)
+	cmd.Env = ChildEnv(env...)
 	cmd.SysProcAttr = acc.attributes()
 	cmd.WaitDelay = 5 * time.Second
 	var out bytes.Buffer

@@ -44,7 +44,7 @@ func TestSharedLimitsHoldUnderLoad(t *testing.T) {
 						c := newClient()
 						for range 20 {
 							start := time.Now()
-							conn, err := p.Acquire(&c.w, c)
+							conn, err := p.Acquire(&c.w, c, 0)
 							if err != nil {
 								t.Errorf("acquire: %v", err)
 								return
@@ -97,7 +97,7 @@ func TestBusyPoolDoesNotStarveAnother(t *testing.T) {
 						return
 					default:
 					}
-					conn, err := busy.Acquire(&c.w, c)
+					conn, err := busy.Acquire(&c.w, c, 0)
 					if err != nil {
 						t.Errorf("acquire: %v", err)
 						return

@@ -25,9 +25,12 @@ type Key struct{ Database, User, Server string }
 
 // Limits of one pool.
 type Limits struct {
-	Size, Min    int // most and fewest server connections
-	MaxDB        int // of this database on this server, over all users; 0: no limit
-	MaxUser      int // of this user on this server, over all databases; 0: no limit
+	Size, Min    int // most and fewest server connections; of Size 0: no limit
+	Reserve      int // beyond Size, for waiters of more than ReserveAfter
+	ReserveAfter time.Duration
+	RoundRobin   bool // lend the coldest connection
+	MaxDB        int  // of this database on this server, over all users; 0: no limit
+	MaxUser      int  // of this user on this server, over all databases; 0: no limit
 	WaitTimeout  time.Duration
 	IdleTimeout  time.Duration // 0: never
 	Lifetime     time.Duration // 0: for ever
@@ -102,6 +105,13 @@ type member struct {
 	state      connState
 }
 
+// memberOf returns what the connection's pool has noted of it; nil before the
+// pool has it. Its pool's mutex must be held.
+func memberOf(c *backend.Conn) *member {
+	m, _ := c.Place.(*member)
+	return m
+}
+
 type connState uint8
 
 const (
@@ -112,20 +122,25 @@ const (
 
 // Acquire lends a connection to sink, waiting in line for as long as the pool's
 // WaitTimeout allows. The caller must follow with backend.Conn.Send; when the
-// connection has come free it returns to the pool by itself.
-func (p *Pool) Acquire(w *Waiter, sink backend.Sink) (*backend.Conn, error) {
+// connection has come free it returns to the pool by itself. now is the time on
+// the Set's clock if the caller has just read it, else 0.
+func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, error) {
 	for {
-		c, err := p.next(w)
+		c, waited, err := p.next(w)
 		if err != nil {
 			return nil, err
 		}
-		err = c.Lend(sink, time.Duration(p.checkDelay.Load()))
+		if waited {
+			now = 0
+		}
+		err = c.Lend(sink, now, time.Duration(p.checkDelay.Load()))
 		if errors.Is(err, backend.ErrStale) {
 			if err := p.check(c); err != nil {
 				p.Discard(c, err)
+				now = 0
 				continue
 			}
-			err = c.Lend(sink, 0)
+			err = c.Lend(sink, 0, 0)
 		}
 		if err == nil {
 			return c, nil
@@ -134,28 +149,31 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink) (*backend.Conn, error) {
 	}
 }
 
-// next takes a connection off the stack or waits for one.
-func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
+// next takes a connection off the stack or waits for one, and tells which.
+func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return nil, ErrClosed
+		return nil, false, ErrClosed
 	}
 	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
-		c := p.idle[n-1]
-		p.idle[n-1] = nil
-		p.idle = p.idle[:n-1]
+		i := n - 1
+		if p.limits.RoundRobin {
+			i = 0
+		}
+		c = p.idle[i]
+		p.idle = slices.Delete(p.idle, i, i+1)
 		p.lendLocked(c)
 		p.wait.Buckets[0]++
 		p.mu.Unlock()
-		return c, nil
+		return c, false, nil
 	}
 	now := p.set.now()
 	p.used = now
 	if p.lastErr != nil && p.refusedLocked(now) {
-		err := p.lastErr
+		err = p.lastErr
 		p.mu.Unlock()
-		return nil, err
+		return nil, false, err
 	}
 	if w.ch == nil {
 		w.ch = make(chan result, 1)
@@ -176,7 +194,7 @@ func (p *Pool) next(w *Waiter) (*backend.Conn, error) {
 
 	r := <-w.ch
 	w.pool.Store(nil)
-	return r.conn, r.err
+	return r.conn, true, r.err
 }
 
 // refusedLocked reports whether a new waiter would only hear the last login's
@@ -187,7 +205,7 @@ func (p *Pool) refusedLocked(now int64) bool {
 }
 
 func (p *Pool) lendLocked(c *backend.Conn) {
-	p.all[c].state = stateLent
+	memberOf(c).state = stateLent
 	p.lent++
 	p.assigned++
 	p.load.Add(1)
@@ -216,7 +234,7 @@ func (p *Pool) check(c *backend.Conn) error {
 // panics if the connection is not lent.
 func (p *Pool) Release(c *backend.Conn) {
 	p.mu.Lock()
-	m := p.all[c]
+	m := memberOf(c)
 	if m == nil || m.state != stateLent {
 		if m != nil && m.state == stateClosing || m == nil {
 			p.mu.Unlock()
@@ -226,7 +244,7 @@ func (p *Pool) Release(c *backend.Conn) {
 		panic("pool: release of a connection that is not lent")
 	}
 	p.unlendLocked(m)
-	if p.closed || m.retire || m.generation != p.generation || p.limits.Size > 0 && len(p.all)-p.closing > p.limits.Size {
+	if p.closed || m.retire || m.generation != p.generation || p.overLocked() {
 		p.closeLocked(c, m)
 		p.mu.Unlock()
 		return
@@ -294,7 +312,7 @@ func (w *Waiter) Waiting() bool { return w.pool.Load() != nil }
 func (p *Pool) Discard(c *backend.Conn, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.all[c]
+	m := memberOf(c)
 	if m == nil || m.state == stateClosing {
 		return
 	}
@@ -345,7 +363,7 @@ func (p *Pool) openLocked() (refused bool) {
 	}
 	now := p.set.now()
 	for want := max(p.waiting, p.limits.Min-(len(p.all)-p.closing)) - p.dialing; want > 0; want-- {
-		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size {
+		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size+p.reserveLocked(now) {
 			return false
 		}
 		if p.failures > 0 {
@@ -366,6 +384,22 @@ func (p *Pool) openLocked() (refused bool) {
 		go p.dial(p.login, p.dialer, p.generation)
 	}
 	return false
+}
+
+// reserveLocked returns by how much the pool may be larger than its size: not at
+// all before somebody has waited for long.
+func (p *Pool) reserveLocked(now int64) int {
+	if p.limits.Reserve == 0 || p.first == nil || now-p.first.since < int64(p.limits.ReserveAfter) {
+		return 0
+	}
+	return p.limits.Reserve
+}
+
+// overLocked reports whether the pool has a connection too many: of the reserve
+// one stays as long as it has waiters to serve.
+func (p *Pool) overLocked() bool {
+	n := len(p.all) - p.closing
+	return p.limits.Size > 0 && n > p.limits.Size && (p.first == nil || n > p.limits.Size+p.limits.Reserve)
 }
 
 func (p *Pool) retryLaterLocked(d time.Duration) {
@@ -406,7 +440,7 @@ func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 		p.params = c.Params()
 	}
 	m := &member{generation: generation}
-	p.all[c] = m
+	p.all[c], c.Place = m, m
 	switch {
 	case p.closed || generation != p.generation || !c.Alive():
 		p.closeLocked(c, m)

@@ -70,6 +70,67 @@ func TestWarmestIsLentFirst(t *testing.T) {
 	})
 }
 
+// TestRoundRobin: with server_round_robin the coldest connection is lent.
+func TestRoundRobin(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.apply(func(c *config.Config) { c.Proxy.ServerRoundRobin = true })
+		p := w.pool("a", "u")
+		x, y := acquire(p), acquire(p)
+		if !x.got(t) || !y.got(t) {
+			t.Fatal("no connection")
+		}
+		x.release(t)
+		y.release(t)
+		for _, want := range []*client{x, y, x} {
+			z := acquire(p)
+			if z.got(t); z.conn != want.conn {
+				t.Error("the connection that came back last was lent")
+			}
+			z.release(t)
+		}
+	})
+}
+
+// TestReserve: a client that has waited for reserve_pool_timeout gets a connection
+// beyond the pool's size, which goes again when nobody waits.
+func TestReserve(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.apply(func(c *config.Config) {
+			c.Databases["a"].ReservePoolSize, c.Proxy.ReservePoolTimeout = 1, 3*time.Second
+		})
+		p := w.pool("a", "u")
+		held := []*client{acquire(p), acquire(p)}
+		for _, c := range held {
+			if !c.got(t) {
+				t.Fatal("no connection within the pool's size")
+			}
+		}
+		x := acquire(p)
+		synctest.Wait()
+		y := acquire(p)
+		<-time.After(2900 * time.Millisecond) // of the bubble
+		if x.got(t) {
+			t.Fatal("the reserve was used before reserve_pool_timeout")
+		}
+		<-time.After(300 * time.Millisecond)
+		if !x.got(t) || y.got(t) || w.now() != 3 {
+			t.Fatalf("want one connection of the reserve, %d are open", w.now())
+		}
+		x.release(t)
+		if !y.got(t) || w.now() != 3 {
+			t.Fatalf("the reserve does not serve the next waiter, %d are open", w.now())
+		}
+		y.release(t)
+		synctest.Wait()
+		if w.now() != 2 {
+			t.Errorf("%d connections are open when nobody waits, want 2", w.now())
+		}
+		for _, c := range held {
+			c.release(t)
+		}
+	})
+}
+
 // TestCancelVersusDeliver: whatever races, no connection is lost (B-32).
 func TestCancelVersusDeliver(t *testing.T) {
 	inBubble(t, func(w *world) {
@@ -84,7 +145,7 @@ func TestCancelVersusDeliver(t *testing.T) {
 				c := newClient()
 				stop := time.AfterFunc(time.Duration(rnd.IntN(40))*time.Millisecond, func() { c.w.Cancel(errCancelled) })
 				defer stop.Stop()
-				conn, err := p.Acquire(&c.w, c)
+				conn, err := p.Acquire(&c.w, c, 0)
 				if err != nil {
 					if !errors.Is(err, errCancelled) {
 						t.Errorf("acquire: %v", err)
@@ -276,7 +337,7 @@ func TestKillTellsTheHolder(t *testing.T) {
 func TestIdleTimeoutLifetimeAndMinSize(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.apply(func(c *config.Config) {
-			c.Proxy.ServerIdleTimeout, c.Proxy.ServerLifetime = 10*time.Second, time.Hour
+			c.Proxy.ServerIdleTimeout, c.Databases["a"].ServerLifetime = 10*time.Second, time.Hour
 			c.Databases["a"].PoolSize, c.Databases["a"].MinPoolSize = 4, 2
 		})
 		p := w.pool("a", "u")
@@ -307,7 +368,7 @@ func TestIdleTimeoutLifetimeAndMinSize(t *testing.T) {
 
 func TestLifetimeOfALentConnection(t *testing.T) {
 	inBubble(t, func(w *world) {
-		w.apply(func(c *config.Config) { c.Proxy.ServerLifetime = time.Minute })
+		w.apply(func(c *config.Config) { c.Databases["a"].ServerLifetime = time.Minute })
 		p := w.pool("a", "u")
 		c := acquire(p)
 		c.got(t)

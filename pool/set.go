@@ -145,8 +145,9 @@ func (k Key) of(cfg *config.Config) *config.Database {
 func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	x := cfg.Proxy
 	l := Limits{
-		Size: db.PoolSize, Min: db.MinPoolSize, MaxDB: db.MaxDBConnections, MaxUser: x.MaxUserConnections,
-		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: x.ServerLifetime,
+		Size: db.PoolSize, Min: db.MinPoolSize, Reserve: db.ReservePoolSize, ReserveAfter: x.ReservePoolTimeout,
+		RoundRobin: x.ServerRoundRobin, MaxDB: db.MaxDBConnections, MaxUser: x.MaxUserConnections,
+		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: db.ServerLifetime,
 		CheckDelay: x.ServerCheckDelay, CheckQuery: x.ServerCheckQuery, LoginRetry: x.ServerLoginRetry,
 		CheckTimeout: max(x.ServerConnectTimeout, time.Second),
 	}
@@ -155,8 +156,14 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 		if u.PoolSize > 0 {
 			l.Size = u.PoolSize
 		}
+		if u.ReservePoolSize > 0 {
+			l.Reserve = u.ReservePoolSize
+		}
 		if u.MaxUserConnections > 0 {
 			l.MaxUser = u.MaxUserConnections
+		}
+		if u.QueryWaitTimeout > 0 {
+			l.WaitTimeout = u.QueryWaitTimeout
 		}
 		if u.PoolMode != config.PoolInherit {
 			mode = u.PoolMode
@@ -220,7 +227,7 @@ func (p *Pool) relogin(db *config.Database) {
 	for n := len(p.all) - p.closing - p.limits.Size; p.limits.Size > 0 && n > 0 && len(p.idle) > 0; n-- {
 		c := p.idle[0]
 		p.idle = slices.Delete(p.idle, 0, 1)
-		p.closeLocked(c, p.all[c])
+		p.closeLocked(c, memberOf(c))
 	}
 	p.growLocked() // the limits may be higher now
 }
@@ -245,7 +252,7 @@ func (p *Pool) close(err error) {
 func (p *Pool) renewLocked() {
 	p.generation++
 	for _, c := range p.idle {
-		p.closeLocked(c, p.all[c])
+		p.closeLocked(c, memberOf(c))
 	}
 	p.idle = nil
 }
@@ -312,15 +319,22 @@ func (s *Set) list() []*Pool {
 	return l
 }
 
-// expire ends the waiting of those whose time is over. All waiters of a pool
-// have the same timeout, so the oldest is the first.
+// expire ends the waiting of those whose time is over, and opens connections of
+// the reserve. All waiters of a pool have the same timeout, so the oldest is the
+// first.
 func (p *Pool) expire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.limits.WaitTimeout <= 0 || p.paused {
+	if p.paused {
 		return
 	}
 	now := p.set.now()
+	if p.reserveLocked(now) > 0 {
+		p.growLocked()
+	}
+	if p.limits.WaitTimeout <= 0 {
+		return
+	}
 	for w := p.first; w != nil && now-w.since > int64(p.limits.WaitTimeout); w = p.first {
 		p.leaveLocked(w)
 		p.wait.Add(time.Duration(now - w.since))
@@ -359,7 +373,7 @@ func (p *Pool) tidy() (unused bool) {
 		idle := l.IdleTimeout > 0 && c.Idle() > l.IdleTimeout && spare > 0
 		if old || idle {
 			spare--
-			p.closeLocked(c, p.all[c])
+			p.closeLocked(c, memberOf(c))
 			continue
 		}
 		keep = append(keep, c)

@@ -311,7 +311,7 @@ func acquire(p *pool.Pool) *client {
 	c := newClient()
 	go func() {
 		defer close(c.done)
-		c.conn, c.err = p.Acquire(&c.w, c)
+		c.conn, c.err = p.Acquire(&c.w, c, 0)
 	}()
 	return c
 }

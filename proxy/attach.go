@@ -34,7 +34,6 @@ func (s *Session) refresh() error {
 	if u := st.Config.Users[s.user]; u != nil && u.PoolMode != 0 {
 		s.mode = u.PoolMode
 	}
-	s.count(s.system)
 	return nil
 }
 
@@ -68,11 +67,11 @@ func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
 // primaryPool returns the pool of the server that a write would go to now.
 func (s *Session) primaryPool() (*pool.Pool, error) {
 	for w := (wait{}); ; {
-		ch, server, err := s.choose(welcomePlan, &w)
+		ch, addr, err := s.choose(welcomePlan, &w)
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.poolOf(ch.Server, server.Addr)
+		p, err := s.poolOf(ch.Server, addr)
 		if !errors.Is(err, pool.ErrClosed) {
 			return p, err
 		}
@@ -95,56 +94,41 @@ func (w *wait) age() time.Duration {
 }
 
 // choose picks a server for a plan, waiting for one up to failover_timeout from
-// its beginning, or up to causal_wait for a replica that shows what a read must
-// see. The server is one of the topology in force, not to be changed.
-func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Server, error) {
+// its beginning. It returns the choice and the server's address.
+func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, string, error) {
 	for {
 		topo := s.srv.topo.Topology(s.db.Name)
 		if topo == nil {
-			return router.Choice{}, nil, wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+			return router.Choice{}, "", wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
 		}
-		if topo.System != s.system {
-			s.count(topo.System)
+		req := router.Request{Plan: plan}
+		switch s.db.Consistency {
+		case config.ConsistencySession:
+			req.LastWrite = s.lastWrite.Load()
+		case config.ConsistencyGlobal:
+			req.LastWrite = s.writes.Load()
 		}
-		req := s.request(plan)
-		ch := topo.Choose(s.policy(), req)
-		if ch.Behind {
-			s.srv.topo.Want(s.db.Name, max(req.Seen.Floor, req.Seen.Last))
+		ch := s.detour.choose(topo, s.policy(), req)
+		if ch.Server >= 0 {
+			return ch, topo.Servers[ch.Server].Addr, nil
 		}
-		left := s.db.CausalWait
-		if left > 0 && ch.Behind {
-			left -= w.age()
-		}
-		if ch.Server >= 0 && (!ch.Behind || left <= 0) {
-			return ch, &topo.Servers[ch.Server], nil
-		}
-		if ch.Server < 0 {
-			left = s.db.FailoverTimeout - w.age()
-		}
+		left := s.db.FailoverTimeout - w.age()
 		if left <= 0 {
-			return ch, nil, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
+			return ch, "", wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
 				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
 		}
 		if err := s.waitFor(left, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) }); err != nil {
-			return ch, nil, err
+			return ch, "", err
 		}
 	}
-}
-
-// request is what the router is asked for a plan.
-func (s *Session) request(plan *router.Plan) router.Request {
-	req := router.Request{Plan: plan, Seen: s.seen(s.level())}
-	if plan.Target != "" {
-		req.Target, req.By = plan.Target, router.ByComment
-	}
-	return req
 }
 
 func (s *Session) policy() router.Policy {
 	p := router.Policy{
-		Split: s.db.ReadWriteSplit, PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
+		Split: s.db.ReadWriteSplit, MaxReplicaLag: s.db.MaxReplicaLag,
+		PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
 	}
-	if s.mode == config.PoolSession || s.serializable() {
+	if p.Split != config.SplitAny && (s.mode == config.PoolSession || s.serializable()) {
 		p.Split = config.SplitOff // one server connection for the whole session; or no standby can
 	}
 	return p
@@ -191,17 +175,17 @@ func (s *Session) waitFor(d time.Duration, f func(context.Context) error) error 
 }
 
 // borrow makes s.lease a connection that can run the plan. It is kept until the
-// next Send.
-func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
+// next Send. now is the time if it has just been asked for, else 0.
+func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 	for w := (wait{}); ; {
 		if err := s.refresh(); err != nil {
 			return nil, err
 		}
-		ch, server, err := s.choose(plan, &w)
+		ch, addr, err := s.choose(plan, &w)
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.poolOf(ch.Server, server.Addr)
+		p, err := s.poolOf(ch.Server, addr)
 		if errors.Is(err, pool.ErrClosed) {
 			if err := s.renew(); err != nil {
 				return nil, err
@@ -211,15 +195,15 @@ func (s *Session) borrow(plan *router.Plan) (*backend.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := p.Acquire(&s.waiter, s)
+		c, err := p.Acquire(&s.waiter, s, now)
+		now = 0
 		if err == nil {
 			s.lease, s.leaseRole = c, ch.Role
 			s.current.Store(c)
 			if s.ending.Load() { // end has looked for a connection before there was one
 				return nil, s.endReason()
 			}
-			s.look(plan, ch.Role, server.Addr, server.Steady)
-			s.note(plan, ch, server.Addr)
+			s.note(plan, ch, p.Key.Server)
 			return c, nil
 		}
 		if err := s.acquireError(err, p, &w); err != nil {

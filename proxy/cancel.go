@@ -39,7 +39,11 @@ func (s *Session) cancelQuery() {
 	if c == nil {
 		return
 	}
-	if sent, err := c.Cancel(s.srv.ctx, s); err != nil {
+	sent, err := c.Cancel(s.srv.ctx, s)
+	if !sent && s.failing.Load() {
+		s.canceled.Store(true)
+	}
+	if err != nil {
 		s.log().Warn("cancel request failed", "error", err, "sent", sent)
 	}
 }

@@ -50,10 +50,7 @@ func (s *Session) calm(a *assembly) error {
 	if err := s.flush(a); err != nil {
 		return err
 	}
-	if s.lease != nil {
-		s.lease.Quiet(s)
-	}
-	return nil
+	return s.quiet()
 }
 
 // effects notes what the statement that is about to be sent will do. alone says
@@ -241,13 +238,13 @@ func (s *Session) command(a *assembly, plan *router.Plan) error {
 		return err
 	}
 	status := wire.TxIdle
-	if s.lease != nil {
-		s.lease.Quiet(s)
-		if s.lease.Hold(s) {
-			status = s.lease.State().Status
-			if err := s.lease.Send(&backend.Parcel{}); err != nil {
-				return err
-			}
+	if err := s.quiet(); err != nil {
+		return err
+	}
+	if s.hold() {
+		status = s.lease.State().Status
+		if err := s.lease.Send(&backend.Parcel{}); err != nil {
+			return err
 		}
 	}
 	var p []byte

@@ -31,7 +31,7 @@ var (
 func (s *Session) needBatch(a *assembly, q []byte) error {
 	if s.open {
 		if !a.holding {
-			a.holding = s.lease != nil && s.lease.Hold(s)
+			a.holding = s.hold()
 		}
 		if !a.holding {
 			return s.lostBatch()
@@ -58,9 +58,11 @@ func (s *Session) lostBatch() error {
 	return wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly")
 }
 
-// splits reports whether there is more than one server to choose from.
+// splits reports whether there is more than one server to choose from, as the
+// statement is.
 func (s *Session) splits() bool {
-	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.mode != config.PoolSession
+	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.db.ReadWriteSplit != config.SplitAny &&
+		s.mode != config.PoolSession
 }
 
 // lookahead returns the plan of the batch that starts at q: that of its first
@@ -96,7 +98,7 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 		}
 		if plan != nil {
 			switch {
-			case plan.Class == router.ClassPrimary, plan.Target == "primary":
+			case plan.Class == router.ClassPrimary, plan.Target == "primary", plan.Refused() != "":
 				if plan.Effects.Any(router.EffectEnd) && batch.Effects.Any(router.EffectBegin) && endsWith(q, s.maxPacket()) {
 					return batch // BEGIN READ ONLY ... COMMIT, and nothing behind it
 				}
@@ -183,7 +185,9 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		return s.failBatch(err, h)
 	}
 	a.parses++
+	s.unit.note(plan)
 	if len(m.Name) == 0 {
+		s.unit.parsed = true
 		return s.parseUnnamed(a, q, h, m, plan)
 	}
 	name := string(m.Name)
@@ -257,6 +261,7 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 		s.lease.SetUnnamed(s.unnamed.id)
 	}
 	a.pin, a.wrote = "prepared statement longer than max_query_parse_size", true
+	s.unit.keep = false
 	s.push(a, backend.Parse)
 	return s.stream(h)
 }
@@ -289,6 +294,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	}
 	a.binds++
 	s.binds++
+	s.unit.bind(s.planOf(name), len(name) == 0)
 	if plan := s.planOf(name); plan == nil {
 		a.wrote = true // a statement of SQL's PREPARE may do anything
 	} else if plan.Effects != 0 {
@@ -304,7 +310,8 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		return s.rebind(a, portal, "pgproxy", n, h)
 	}
 	s.prepare(a, st, 0)
-	s.push(a, backend.Bind)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
+	s.forged = false
 	return s.rebind(a, portal, st.Name, n, h)
 }
 
@@ -369,7 +376,8 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 		if kind == 'S' {
 			if st := s.stmts[string(name)]; st != nil {
 				s.prepare(a, st, 0)
-				s.push(a, backend.Describe)
+				a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Sink: s, Stmt: &st.Statement})
+				s.forged = false
 				p := a.out.Made()
 				*p = wire.AppendTarget(*p, wire.Describe, 'S', st.Name)
 				return h.Size(), false, nil
@@ -391,7 +399,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 // others may share, or of anything while no server is lent.
 func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, err error) {
 	if !a.holding {
-		a.holding = s.lease != nil && s.lease.Hold(s)
+		a.holding = s.hold()
 	}
 	known := kind == 'S' && s.stmts[string(name)] != nil
 	if kind == 'S' && len(name) == 0 {
@@ -413,8 +421,9 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 
 // flushMessage handles Flush.
 func (s *Session) flushMessage(a *assembly, h wire.Header) (int, bool, error) {
+	s.unit.keep = false // the client waits for what there is of the answer
 	if !a.holding {
-		a.holding = s.lease != nil && s.lease.Hold(s)
+		a.holding = s.hold()
 	}
 	if !a.holding {
 		return s.discard(h)
@@ -438,7 +447,7 @@ func (s *Session) pushForged(a *assembly) {
 // flushOut has the server answer what it has of the open batch.
 func (s *Session) flushOut(a *assembly) {
 	if !a.holding {
-		a.holding = s.lease != nil && s.lease.Hold(s)
+		a.holding = s.hold()
 	}
 	if a.holding {
 		s.pushForged(a)
@@ -456,7 +465,7 @@ func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	s.open = false
 	s.batches++
 	if !s.skipping && !a.holding {
-		a.holding = s.lease != nil && s.lease.Hold(s)
+		a.holding = s.hold()
 	}
 	if s.skipping || !a.holding {
 		s.skipping = false

@@ -23,6 +23,8 @@ type assembly struct {
 	pin      string
 	parses   int
 	binds    int
+	trial    backend.Trial
+	now      int64  // when the client's bytes came; 0 after something was sent or waited for
 	memoText []byte // of the last statement looked at, and its plan
 	memo     *router.Plan
 }
@@ -37,7 +39,8 @@ func (a *assembly) reset() {
 	}
 	a.out.Reset()
 	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, "", 0, 0
-	a.memoText, a.memo = nil, nil
+	a.trial = backend.Trial{}
+	a.memoText, a.memo, a.now = nil, nil, 0
 }
 
 // plan asks the router, unless the text is that of the unnamed statement, or the
@@ -62,14 +65,39 @@ func (s *Session) push(a *assembly, kind backend.Kind) {
 // onClient is shown what the client has sent. It walks the messages in it and
 // sends them on in as few writes as there are servers to send to.
 func (s *Session) onClient(p []byte) (used int, err error) {
-	s.lastSeen.Store(router.Nanotime())
+	if s.failing.Load() && !s.open {
+		if err := s.rerun(); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) == 0 {
+		return 0, nil // nudged
+	}
+	now := router.Nanotime()
+	s.lastSeen.Store(now)
 	s.catchUp()
+	s.detour = detour{}
+	if used, err = s.walk(p, now); err != nil {
+		return used, err
+	}
+	if s.open || s.rest > 0 || used < len(p) {
+		// A client that leaves now leaves a server connection in the middle.
+		s.io.LookAgain()
+	}
+	return used, nil
+}
+
+// walk deals with the messages in p, which are the client's, and sends them on.
+// now is the time if it has just been asked for, else 0.
+func (s *Session) walk(p []byte, now int64) (used int, err error) {
 	a := assemblies.Get().(*assembly)
+	a.now = now
 	defer func() {
 		a.reset()
 		assemblies.Put(a)
 	}()
 	a.holding = s.rest > 0 && !s.drop // the last Send has left a message incomplete
+	s.unit.from = 0
 	for used < len(p) {
 		if s.rest > 0 {
 			n := min(s.rest, len(p)-used)
@@ -84,6 +112,9 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 		if len(q) < wire.HeaderLen {
 			break
 		}
+		if !s.open {
+			s.unit = unit{from: used, first: true, keep: !a.holding, reads: true, batch: s.batches}
+		}
 		n, more, merr := s.message(a, q)
 		if merr != nil {
 			err = merr
@@ -94,12 +125,11 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 		}
 		used += n
 	}
+	if a.holding {
+		s.trial(a, p[min(s.unit.from, used):used])
+	}
 	if ferr := s.flush(a); err == nil {
 		err = ferr
-	}
-	if s.open || s.rest > 0 || used < len(p) {
-		// A client that leaves now leaves a server connection in the middle.
-		s.io.LookAgain()
 	}
 	return used, err
 }
@@ -111,13 +141,17 @@ func (s *Session) flush(a *assembly) error {
 	}
 	err := s.lease.Send(&backend.Parcel{
 		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Pin: a.pin,
-		Dirty: a.dirty, Binds: a.binds, Parses: a.parses,
+		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses,
 	})
 	a.reset()
 	if err != nil {
 		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) // the client may not be reading
 		s.lease.Quiet(s)                                          // its goroutine may still have the server's last words
 		s.lease.Wait()
+		if s.failing.Load() && !s.ending.Load() {
+			_ = s.nc.SetWriteDeadline(time.Time{})
+			return nil // it is run again
+		}
 	}
 	return err
 }
@@ -153,6 +187,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	case wire.Flush:
 		return s.flushMessage(a, h)
 	case wire.FunctionCall:
+		s.unit.keep = false
 		if err := s.need(a, functionPlan); err != nil {
 			return s.failQuery(err, h)
 		}
@@ -213,6 +248,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err := s.need(a, plan); err != nil {
 		return s.failQuery(err, h)
 	}
+	s.unit.note(plan)
 	s.effects(a, plan, !s.open)
 	s.push(a, backend.Query)
 	s.unnamed.drop() // as the server does
@@ -258,7 +294,7 @@ func (s *Session) failBatch(err error, h wire.Header) (int, bool, error) {
 func (s *Session) need(a *assembly, plan *router.Plan) error {
 	if s.lease != nil {
 		if !a.holding {
-			a.holding = s.lease.Hold(s)
+			a.holding = s.hold()
 			if a.holding && s.lease.Doubt() {
 				p := a.out.Made()
 				a.owed, *p = backend.AppendProbe(s, a.owed, *p)
@@ -266,9 +302,6 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 			}
 		}
 		if a.holding && s.fits(plan) {
-			if s.sight.blind {
-				s.sight.blind = blind(plan)
-			}
 			if s.route.Plan != plan {
 				s.route.Plan, s.route.Reason = plan, reasonHeld
 			}
@@ -291,7 +324,7 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}
-	c, err := s.borrow(plan)
+	c, err := s.borrow(plan, a.now)
 	if err != nil {
 		return err
 	}
@@ -348,7 +381,7 @@ const reasonHeld router.Reason = "same server: transaction, pin or pipeline"
 // fits reports whether the lease is on a server that can run the plan.
 func (s *Session) fits(plan *router.Plan) bool {
 	return s.leaseRole == router.RolePrimary || s.readTx || s.open ||
-		plan.Class != router.ClassPrimary && plan.Target != "primary"
+		plan.Class != router.ClassPrimary && plan.Target != "primary" && plan.Refused() == ""
 }
 
 // followTransaction notes whether a replica is lent for a whole transaction.
@@ -362,8 +395,9 @@ func (s *Session) followTransaction(plan *router.Plan) {
 // which the client may not know of yet, such messages are dropped, as
 // PostgreSQL does.
 func (s *Session) copyMessage(a *assembly, h wire.Header) (int, bool, error) {
+	s.unit.keep = false
 	if !a.holding {
-		a.holding = s.lease != nil && s.lease.Hold(s)
+		a.holding = s.hold()
 	}
 	if !a.holding {
 		return s.discard(h)

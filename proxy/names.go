@@ -104,15 +104,31 @@ func (s *Session) undo() {
 		if i < 0 {
 			continue
 		}
-		c := s.changes[i]
-		s.changes = slices.Delete(s.changes, i, i+1)
-		if c.now != nil {
-			s.srv.registry.put(c.now)
-		}
-		if j := slices.IndexFunc(s.changes[i:], func(d nameChange) bool { return d.name == c.name }); j >= 0 {
-			s.changes[i+j].before = c.before
-		} else {
-			s.setName(c.name, c.before)
+		s.revert(i)
+	}
+}
+
+// revert takes back change i of the journal.
+func (s *Session) revert(i int) {
+	c := s.changes[i]
+	s.changes = slices.Delete(s.changes, i, i+1)
+	if c.now != nil {
+		s.srv.registry.put(c.now)
+	}
+	if j := slices.IndexFunc(s.changes[i:], func(d nameChange) bool { return d.name == c.name }); j >= 0 {
+		s.changes[i+j].before = c.before
+	} else {
+		s.setName(c.name, c.before)
+	}
+}
+
+// revertBatch takes back all changes of a batch, whether they have happened or
+// not: it is to be run again.
+func (s *Session) revertBatch(batch uint64) {
+	s.undo()
+	for i := len(s.changes) - 1; i >= 0; i-- {
+		if s.changes[i].batch == batch {
+			s.revert(i)
 		}
 	}
 }
@@ -150,7 +166,7 @@ func (s *Session) sure(a *assembly, name []byte) error {
 	s.undo()
 	s.commit(earlier)
 	if s.open {
-		if a.holding = s.lease != nil && s.lease.Hold(s); !a.holding {
+		if a.holding = s.hold(); !a.holding {
 			return s.lostBatch()
 		}
 	}

@@ -3,18 +3,15 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"pgproxy/auth"
+	"pgproxy/backend"
 	"pgproxy/config"
 	"pgproxy/pool"
 	"pgproxy/router"
@@ -30,9 +27,6 @@ type Topologies interface {
 	Wait(ctx context.Context, database string, than uint64) error
 	// Suspect is told that a server connection broke.
 	Suspect(database, addr string)
-	// Want is told that a read must see on a replica what could be seen on the
-	// primary at this moment, and that no replica is known to show it.
-	Want(database string, stamp int64)
 }
 
 // Console serves the admin database to a client that has logged in. Package
@@ -94,7 +88,7 @@ type Server struct {
 
 	console atomic.Pointer[Console]
 	current atomic.Pointer[Settings]
-	ledger  ledger // stamps of the last acknowledged writes
+	writes  sync.Map // database entry -> *atomic.Int64: stamp of the last acknowledged write
 
 	// Atomic, for observers.
 	draining atomic.Bool
@@ -104,6 +98,8 @@ type Server struct {
 	logins   atomic.Uint64
 	refused  atomic.Uint64
 	panics   atomic.Uint64
+	reruns   [backend.CauseDied + 1]atomic.Uint64 // statements that were run again, by cause
+	healed   atomic.Uint64                        // shapes that a standby has refused
 
 	// Guarded by mu.
 	mu        sync.RWMutex
@@ -141,65 +137,6 @@ func (s *Server) Apply(st *Settings) {
 
 // Settings returns the configuration in force.
 func (s *Server) Settings() *Settings { return s.current.Load() }
-
-// Listen opens the listeners that the configuration names. On error none stays
-// open.
-func (s *Server) Listen() error {
-	cfg := s.current.Load().Config.Proxy
-	var ls []net.Listener
-	fail := func(err error) error {
-		for _, l := range ls {
-			_ = l.Close()
-		}
-		return err
-	}
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: cfg.TCPKeepalive, Idle: cfg.TCPKeepIdle, Interval: cfg.TCPKeepIntvl,
-	}}
-	for _, a := range cfg.ListenAddr {
-		if a == "*" {
-			a = ""
-		}
-		l, err := lc.Listen(s.ctx, "tcp", net.JoinHostPort(a, strconv.Itoa(cfg.ListenPort)))
-		if err != nil {
-			return fail(fmt.Errorf("listen: %w", err))
-		}
-		ls = append(ls, l)
-	}
-	if cfg.UnixSocketDir != "" {
-		path := filepath.Join(cfg.UnixSocketDir, fmt.Sprintf(".s.PGSQL.%d", cfg.ListenPort))
-		l, err := listenUnix(path)
-		if err != nil {
-			return fail(fmt.Errorf("listen: %w", err))
-		}
-		ls = append(ls, l)
-	}
-	s.mu.Lock()
-	s.listeners = append(s.listeners, ls...)
-	s.mu.Unlock()
-	for _, l := range ls {
-		s.log.Info("listening", "address", l.Addr().String())
-		s.goes.Add(1)
-		go s.accept(l)
-	}
-	return nil
-}
-
-// listenUnix listens on a socket file, in place of one that nobody serves.
-func listenUnix(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
-	if err == nil {
-		return l, nil
-	}
-	if nc, derr := net.Dial("unix", path); derr == nil {
-		_ = nc.Close()
-		return nil, fmt.Errorf("%s is served by another process", path)
-	}
-	if rerr := os.Remove(path); rerr != nil {
-		return nil, err
-	}
-	return net.Listen("unix", path)
-}
 
 // Addrs returns the addresses that are listened on.
 func (s *Server) Addrs() []net.Addr {
@@ -278,6 +215,16 @@ func (s *Server) list() []*Session {
 	s.mu.RUnlock()
 	slices.SortFunc(l, func(a, b *Session) int { return int(int64(a.id) - int64(b.id)) })
 	return l
+}
+
+// lastWrite returns the stamp of the last write acknowledged to any client of a
+// database.
+func (s *Server) lastWrite(entry string) *atomic.Int64 {
+	if v, ok := s.writes.Load(entry); ok {
+		return v.(*atomic.Int64)
+	}
+	v, _ := s.writes.LoadOrStore(entry, new(atomic.Int64))
+	return v.(*atomic.Int64)
 }
 
 // SetDisabled makes a database refuse new clients, or accept them again.

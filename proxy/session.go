@@ -42,6 +42,7 @@ type Session struct {
 	identity auth.Identity
 	heldMax  int               // longest message in bytes that io can hold
 	base     *backend.Settings // from the startup packet
+	writes   *atomic.Int64     // of the database, see Server.lastWrite
 	welcomed atomic.Bool
 
 	// Owned by the session's goroutine.
@@ -59,8 +60,6 @@ type Session struct {
 	barrierChange uint64       // changes of names up to this number come before it
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
-	sight         sight        // what its reads have shown
-	system        string       // of the topology that writes were counted for, see count
 	cfg           *config.Config
 	db            *config.Database // entry of cfg
 	mode          config.PoolMode
@@ -69,6 +68,9 @@ type Session struct {
 	changes       []nameChange // not known yet whether they have happened
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
+	unit          unit   // the statement that is being sent
+	tried         uint64 // the batch of the last one that may be run again
+	detour        detour // where it must go, or must not, when it is run again
 	waiter        pool.Waiter
 
 	// Held while writing to the client.
@@ -80,16 +82,16 @@ type Session struct {
 	ended      error    // why the session must end
 	cancelWait func()   // ends a wait for a server
 	undone     []uint64 // changes that have not happened
+	failed     *backend.Failure
 
 	// Atomic, for observers and the server connection.
 	hasUndone  atomic.Bool
 	settings   atomic.Pointer[backend.Settings] // wanted now
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
-	answered   atomic.Int64                     // stamp of the last ReadyForQuery
-	lastWrite  atomic.Int64                     // stamp of the session's last acknowledged write
-	mine       atomic.Pointer[atomic.Int64]     // stamp of the last write that counts as its own
-	writes     atomic.Pointer[[]*atomic.Int64]  // those of the database, see Server.writesOf
+	lastWrite  atomic.Int64
 	cancelling atomic.Bool
+	failing    atomic.Bool  // a statement has failed that is to be run again
+	canceled   atomic.Bool  // the client has asked for a cancel meanwhile
 	ending     atomic.Bool  // ended is set
 	waiting    atomic.Int64 // since when, Nanotime; 0 is not waiting
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime

@@ -65,12 +65,29 @@ type Stats struct {
 	Panics     uint64
 	Statements int // distinct prepared statements that are remembered
 	Draining   bool
+	Rerun      Reruns
+	Healed     uint64 // statement shapes that a standby has refused
 }
 
 // Stats returns a copy.
 func (s *Server) Stats() Stats {
 	return Stats{
 		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Panics: s.panics.Load(),
-		Statements: s.registry.Len(), Draining: s.draining.Load(),
+		Statements: s.registry.Len(), Draining: s.draining.Load(), Rerun: s.rerunCounts(), Healed: s.healed.Load(),
+	}
+}
+
+// Reruns counts statements that were run again without the client's noticing.
+type Reruns struct {
+	Stale    uint64 // the server's prepared statement was of no use any more
+	Refused  uint64 // a standby could not run it
+	Conflict uint64 // a standby gave it up in favour of its recovery
+	Died     uint64 // the connection to a standby ended
+}
+
+func (s *Server) rerunCounts() Reruns {
+	return Reruns{
+		Stale: s.reruns[backend.CauseStale].Load(), Refused: s.reruns[backend.CauseRefused].Load(),
+		Conflict: s.reruns[backend.CauseConflict].Load(), Died: s.reruns[backend.CauseDied].Load(),
 	}
 }

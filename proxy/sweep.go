@@ -66,7 +66,7 @@ func (s *Session) quietFor() time.Duration {
 
 // busy reports whether the client has a server connection, or waits for one.
 func (s *Session) busy() bool {
-	if s.waiter.Waiting() || s.waiting.Load() != 0 {
+	if s.waiter.Waiting() || s.waiting.Load() != 0 || s.failing.Load() {
 		return true
 	}
 	c := s.current.Load()

@@ -41,8 +41,7 @@ func (w *welcomes) clear() {
 }
 
 // get returns the parameters to report to s and the settings that a server has
-// accepted. What no server knows is left out of them, as ignoring it is better
-// than refusing the client.
+// accepted.
 func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting, *backend.Settings, error) {
 	// application_name is free text: a server takes any, so it is not asked.
 	name, named := wanted.Get("application_name")
@@ -81,10 +80,10 @@ func (w *welcomes) get(s *Session, wanted *backend.Settings) ([]backend.Setting,
 var welcomePlan = &router.Plan{Class: router.ClassPrimary, Reason: "login"}
 
 // try applies settings to a server connection and returns what it reports then,
-// and which of the settings it knows. A value that it refuses is the client's
-// error, in the server's words.
+// and the settings as it has them. One that it refuses or does not know is the
+// client's error, in the server's words.
 func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepted *backend.Settings, err error) {
-	c, err := s.borrow(welcomePlan)
+	c, err := s.borrow(welcomePlan, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -111,9 +110,6 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 				accepted = accepted.With(x.Name, v)
 				c.SetApplied(accepted)
 			}
-		case e.Code == wire.CodeUndefinedObject:
-			s.log().Info("startup parameter ignored: the server does not know it", "parameter", x.Name)
-			c.SetApplied(accepted)
 		default:
 			c.Abandon(s, "DISCARD ALL")
 			e.Severity = wire.SeverityFatal

@@ -176,9 +176,13 @@ func (c *cache) list() []ShapeStat {
 		var raw [16]byte
 		binary.BigEndian.PutUint64(raw[:8], e.sum.hi)
 		binary.BigEndian.PutUint64(raw[8:], e.sum.lo)
+		class, reason := e.plan.Class, e.plan.Reason
+		if said := e.plan.Refused(); said != "" {
+			class, reason = ClassPrimary, "refused by a standby: "+clean(said)
+		}
 		stats = append(stats, ShapeStat{
 			Shape: display(e.shape), Hash: hex.EncodeToString(raw[:]),
-			Class: e.plan.Class, Reason: e.plan.Reason, Hits: e.hits.Load(), Stamped: e.stamped,
+			Class: class, Reason: reason, Hits: e.hits.Load(), Stamped: e.stamped,
 		})
 	}
 	return stats

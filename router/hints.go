@@ -5,15 +5,13 @@ import "bytes"
 // hint is what a leading comment asks for, as in
 //
 //	/* pgproxy: target=replica */ SELECT ...
-//	/* pgproxy: explain, target=analytics */ SELECT ...
 //
 // Only a comment that is the very first thing in the text counts; white space
 // may stand in front of it. A hint is a part of the shape.
 type hint struct {
-	found   bool
-	bad     bool
-	explain bool   // say with a notice where the statement goes
-	target  []byte // in the text; nil for none
+	found  bool
+	bad    bool
+	target []byte // in the text; nil when bad
 }
 
 // maxTarget is the longest name of a target, in bytes.
@@ -38,20 +36,13 @@ func leadingHint(sql []byte) hint {
 		return hint{}
 	}
 	h := hint{found: true}
-	for rest, more := body[len(name):], true; more; {
-		var item []byte
-		item, rest, more = bytes.Cut(rest, []byte(","))
-		key, value, assigned := bytes.Cut(item, []byte("="))
-		key, value = bytes.TrimSpace(key), bytes.TrimSpace(value)
-		switch {
-		case !assigned && equalFold(key, "explain") && !h.explain:
-			h.explain = true
-		case assigned && equalFold(key, "target") && targetName(value) && h.target == nil:
-			h.target = value
-		default:
-			return hint{found: true, bad: true}
-		}
+	key, value, ok := bytes.Cut(body[len(name):], []byte("="))
+	value = bytes.TrimSpace(value)
+	if !ok || !equalFold(bytes.TrimSpace(key), "target") || !targetName(value) {
+		h.bad = true
+		return h
 	}
+	h.target = value
 	return h
 }
 
@@ -68,11 +59,11 @@ func equalFold(b []byte, word string) bool {
 }
 
 // targetName tells whether b can name a target: letters, digits, "_", "-", ".".
-func targetName[T []byte | string](b T) bool {
+func targetName(b []byte) bool {
 	if len(b) == 0 || len(b) > maxTarget {
 		return false
 	}
-	for _, c := range []byte(b) {
+	for _, c := range b {
 		if c >= 0x80 || c != '-' && c != '.' && (c == '$' || lower[c] == 0) {
 			return false
 		}
@@ -80,13 +71,11 @@ func targetName[T []byte | string](b T) bool {
 	return true
 }
 
-// The parts of what a shape begins with when its text had a hint.
+// The two halves of what a shape begins with when its text had a hint.
 const (
-	hintOpen    = "/* pgproxy: "
-	hintTarget  = "target="
-	hintExplain = "explain"
-	hintClose   = " */"
-	hintBad     = "/* pgproxy: ? */"
+	hintOpen  = "/* pgproxy: target="
+	hintClose = " */"
+	hintBad   = "/* pgproxy: ? */"
 )
 
 // appendTo writes the hint as a shape begins with it.
@@ -98,15 +87,7 @@ func (h hint) appendTo(out []byte) []byte {
 		return append(out, hintBad...)
 	}
 	out = append(out, hintOpen...)
-	if h.target != nil {
-		out = append(append(out, hintTarget...), h.word()...)
-		if h.explain {
-			out = append(out, ", "...)
-		}
-	}
-	if h.explain {
-		out = append(out, hintExplain...)
-	}
+	out = append(out, h.word()...)
 	return append(out, hintClose...)
 }
 
@@ -114,15 +95,15 @@ func (h hint) appendTo(out []byte) []byte {
 // as it was written.
 func (h hint) word() []byte {
 	switch {
-	case equalFold(h.target, TargetPrimary):
+	case equalFold(h.target, "primary"):
 		return wordPrimary
-	case equalFold(h.target, TargetReplica):
+	case equalFold(h.target, "replica"):
 		return wordReplica
 	}
 	return h.target
 }
 
 var (
-	wordPrimary = []byte(TargetPrimary)
-	wordReplica = []byte(TargetReplica)
+	wordPrimary = []byte("primary")
+	wordReplica = []byte("replica")
 )

@@ -2,6 +2,7 @@ package router
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -113,7 +114,8 @@ func (e Effect) String() string {
 type Reason string
 
 // Plan is what the router knows about one statement text. It is shared by
-// everybody who sends the same shape: nobody may change it or its slices.
+// everybody who sends the same shape: nobody may change it or its slices. It is
+// never copied, for what Refuse notes.
 type Plan struct {
 	// Class says where it may run, Reason why.
 	Class  Class
@@ -132,33 +134,23 @@ type Plan struct {
 	// /* pgproxy: target=replica */: "primary", "replica" or a group's name,
 	// in lower case; "" for none.
 	Target string
-	// Explain is set by the hint explain: the client wants to hear where the
-	// statement goes.
-	Explain bool
-	// Bad is set for what the proxy refuses: no server sees it.
-	Bad *Refusal
-	// Block is set for BEGIN and START TRANSACTION.
-	Block *Block
+
+	refused atomic.Pointer[string]
 }
 
-// Refusal is what a client is told that asks the proxy for what it cannot do.
-type Refusal struct{ Code, Message string }
+// Refuse notes that a standby could not run the statement, and what it said. From
+// now on it goes to the primary. first says that nobody has noted it before. It is
+// remembered for as long as the plan is.
+func (p *Plan) Refuse(said string) (first bool) { return p.refused.CompareAndSwap(nil, &said) }
 
-// Block is what a BEGIN says of its transaction block.
-type Block struct {
-	Isolation string // in lower case; "" is what the session has
-	Access    Access
+// Refused returns what a standby said that could not run the statement; "" if none
+// has.
+func (p *Plan) Refused() string {
+	if said := p.refused.Load(); said != nil {
+		return *said
+	}
+	return ""
 }
-
-// Access is the access mode of a transaction block.
-type Access uint8
-
-// The access modes. AccessDefault is what the session has.
-const (
-	AccessDefault Access = iota
-	AccessReadOnly
-	AccessReadWrite
-)
 
 // Var is one setting changed by a SET or RESET statement.
 type Var struct {

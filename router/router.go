@@ -117,15 +117,12 @@ func unshaped(sql []byte, result shaping, odd oddity) *Plan {
 func hinted(p *Plan, h hint) *Plan {
 	switch {
 	case h.bad:
-		p.Class, p.Reason, p.Proxy, p.Bad = ClassPrimary, reasonBadHint, nil, badHint
+		p.Class, p.Reason, p.Proxy = ClassPrimary, "hint not understood", nil
 	case h.found:
-		p.Target, p.Explain = string(h.word()), h.explain
+		p.Target = string(h.word())
 	}
 	return p
 }
-
-var badHint = &Refusal{"22023", "hint not understood: want /* pgproxy: target=primary */, replica or a group of servers, " +
-	"/* pgproxy: explain */, or both with a comma"}
 
 // TooLarge is the plan of a statement that is too long to be held whole, and so
 // cannot be given to Plan: the primary, and whatever a statement can do.
@@ -140,6 +137,19 @@ func (r *Router) Shapes() []ShapeStat {
 		return cmp.Or(cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.Shape, b.Shape))
 	})
 	return shapes
+}
+
+// Shape returns a text's shape for people, without a literal of it; "" if it has
+// none.
+func (r *Router) Shape(sql []byte) string {
+	if len(sql) > r.maxParse || bytes.IndexByte(sql, 0) >= 0 || !utf8.Valid(sql) {
+		return ""
+	}
+	var s shaper
+	if s.shape(sql) != shaped {
+		return ""
+	}
+	return display(string(s.out))
 }
 
 // Stats returns the counters.

@@ -102,29 +102,22 @@ func planTransaction(n *pg.TransactionStmt) *Plan {
 		if n.GetKind() == pg.TransactionStmtKind_TRANS_STMT_START {
 			tag = "START TRANSACTION"
 		}
-		block := &Block{}
+		readOnly, serializable := false, false
 		for _, v := range transactionVars(n.GetOptions(), "") {
 			switch v.Name {
 			case "transaction_read_only":
-				block.Access = AccessReadWrite
-				if v.Value == "on" {
-					block.Access = AccessReadOnly
-				}
+				readOnly = v.Value == "on"
 			case "transaction_isolation":
-				block.Isolation = v.Value
+				serializable = v.Value == "serializable"
 			}
 		}
-		p := primary("transaction: "+Reason(tag), tag, EffectBegin)
-		p.Block = block
-		if block.Access == AccessReadOnly {
-			p.Effects |= EffectBeginReadOnly
-			if block.Isolation == "serializable" {
-				p.Reason += " SERIALIZABLE"
-			} else {
-				p.Class, p.Reason = ClassRead, reasonReadBegin
-			}
+		switch {
+		case readOnly && serializable:
+			return primary("transaction: "+Reason(tag)+" SERIALIZABLE", tag, EffectBegin|EffectBeginReadOnly)
+		case readOnly:
+			return &Plan{Class: ClassRead, Reason: reasonReadBegin, Tag: tag, Effects: EffectBegin | EffectBeginReadOnly}
 		}
-		return p
+		return primary("transaction: "+Reason(tag), tag, EffectBegin)
 	case pg.TransactionStmtKind_TRANS_STMT_COMMIT:
 		return primary("transaction: COMMIT", "COMMIT", EffectEnd|chain)
 	case pg.TransactionStmtKind_TRANS_STMT_ROLLBACK:

@@ -11,10 +11,13 @@ const (
 	CodeFeatureNotSupported   = "0A000"
 	CodeInvalidParameterValue = "22023"
 	CodeReadOnlyTransaction   = "25006"
+	CodeUndefinedStatement    = "26000"
 	CodeInvalidPassword       = "28P01"
 	CodeInvalidAuthorization  = "28000"
 	CodeUndefinedDatabase     = "3D000"
 	CodeInsufficientPrivilege = "42501"
+	CodeSerializationFailure  = "40001"
+	CodeDeadlock              = "40P01"
 	CodeSyntaxError           = "42601"
 	CodeUndefinedObject       = "42704"
 	CodeDuplicatePrepared     = "42P05"
@@ -45,6 +48,7 @@ type Error struct {
 	Message  string
 	Detail   string
 	Hint     string
+	Routine  string // of the server's source, where it was read from one; not sent
 	cause    error
 }
 
@@ -127,6 +131,8 @@ func ReadError(body []byte) *Error {
 			e.Detail = string(v)
 		case 'H':
 			e.Hint = string(v)
+		case 'R':
+			e.Routine = string(v)
 		}
 		body = rest
 	}

@@ -144,11 +144,25 @@ func newDialer(cfg *config.Config, db *config.Database) *backend.Dialer {
 	return &backend.Dialer{
 		Limits:         backend.Limits{MaxPrepared: p.MaxPreparedStatements, CancelWait: p.CancelWaitTimeout},
 		ConnectTimeout: p.ServerConnectTimeout,
-		Keepalive:      net.KeepAliveConfig{Enable: p.TCPKeepalive, Idle: p.TCPKeepIdle, Interval: p.TCPKeepIntvl},
+		Keepalive:      net.KeepAliveConfig{Enable: p.TCPKeepalive, Idle: p.TCPKeepIdle, Interval: p.TCPKeepIntvl, Count: p.TCPKeepCnt},
 		UserTimeout:    p.TCPUserTimeout,
 		ConnectQuery:   db.ConnectQuery,
+		Params:         loginParams(db),
 		Now:            router.Nanotime,
 	}
+}
+
+// loginParams are what a database's logins to the servers set.
+func loginParams(db *config.Database) map[string]string {
+	m := make(map[string]string)
+	for name, v := range map[string]string{
+		"client_encoding": db.ClientEncoding, "DateStyle": db.DateStyle, "TimeZone": db.TimeZone, "application_name": db.ApplicationName,
+	} {
+		if v != "" {
+			m[name] = v
+		}
+	}
+	return m
 }
 
 // reload reads the file again and takes it over whole, or changes nothing.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"pgproxy/config"
 	"pgproxy/pgtest"
 )
 
@@ -152,5 +153,30 @@ func assertEmpty(t testing.TB, dir string) {
 	}
 	for _, f := range left {
 		t.Errorf("the demo has left %s", f.Name())
+	}
+}
+
+func TestConvert(t *testing.T) {
+	dir := t.TempDir()
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	put(t, ini, "[databases]\napp = host=10.0.0.1 user=u password='a''b'\n[pgbouncer]\nauth_file = /etc/users\npkt_buf = 8192\n")
+	code, stdout, stderr := call("convert", ini)
+	if code != exitOK {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	if want := ini + ":5: pgbouncer.pkt_buf: no effect"; !strings.Contains(stderr, want) {
+		t.Errorf("stderr is %q, want %q in it", stderr, want)
+	}
+	cfg, err := config.Parse(filepath.Join(dir, "pgproxy.toml"), []byte(stdout))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stdout)
+	}
+	if db := cfg.Databases["app"]; db == nil || db.Password.Reveal() != "a'b" || db.PoolMode != config.PoolSession {
+		t.Errorf("the TOML is another configuration:\n%s", stdout)
+	}
+	for _, args := range [][]string{{"convert"}, {"convert", filepath.Join(dir, "none.ini")}, {"convert", ini, ini}} {
+		if code, _, _ := call(args...); code != exitUsage {
+			t.Errorf("%q: exit code %d", args, code)
+		}
 	}
 }

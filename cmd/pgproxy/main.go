@@ -28,6 +28,7 @@ func commands() []command {
 	return []command{
 		{"run", "-config FILE", "serve clients as FILE says", runCommand},
 		{"check", "-config FILE", "say what is wrong or risky in FILE, and compare pool sizes with max_connections", checkCommand},
+		{"convert", "FILE.ini", "print a pgbouncer.ini as the TOML that means the same", convertCommand},
 		{"route", "[-config FILE] 'SQL'", "say where a statement would go, and why", routeCommand},
 		{"demo", "[-for 20s]", "a throwaway primary, two replicas and pgproxy in front, with live figures", demoCommand},
 		{"version", "", "print the version", versionCommand},

@@ -37,6 +37,7 @@ var arrows = []struct {
 	{"metrics", []string{"pool", "monitor", "proxy", "config"}},
 	{"pgtest", []string{"wire"}},
 	{"bench", []string{"pgtest"}},
+	{"compat", []string{"pgtest"}},
 	{"cmd/pgproxy", []string{"*"}},
 	{"internal/repocheck", nil},
 }
@@ -331,7 +332,7 @@ func TestMakefileNamesItsTargets(t *testing.T) {
 			t.Errorf("target %s says nothing for the list that make prints", m[1])
 		}
 	}
-	for _, name := range []string{"help", "build", "run", "test", "race", "lint", "fuzz", "bench", "drivers", "clean", "check", "deps", "vuln"} {
+	for _, name := range []string{"help", "build", "run", "test", "race", "lint", "fuzz", "bench", "compat", "drivers", "clean", "check", "deps", "vuln"} {
 		if !seen[name] {
 			t.Errorf("no target %s", name)
 		}

@@ -1,0 +1,3 @@
+module example.org/suite/v2
+
+go 1.26

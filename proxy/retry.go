@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"pgproxy/backend"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// Statements that are run again without the client's noticing, see
+// backend/trial.go. Such a statement stands alone: in no transaction, with nothing
+// in front of it and nothing behind it, and it changes nothing of the session.
+
+// maxRuns is how often one statement is run again.
+const maxRuns = 3
+
+// unit is a simple query, or a batch up to its Sync.
+type unit struct {
+	from   int    // where it begins in what the client has just sent
+	batch  uint64 // Session.batches while it is sent
+	first  bool   // nothing of it was sent yet
+	keep   bool   // it may be run again
+	stale  bool   // it uses a statement that an earlier one has prepared
+	parsed bool   // it has a Parse of the unnamed statement
+	reads  bool   // all of it is proved to read
+}
+
+// note takes account of a statement in it.
+func (u *unit) note(plan *router.Plan) {
+	u.keep = u.keep && plan.Effects&^router.EffectWrite == 0 && plan.Proxy == nil
+	u.reads = u.reads && plan.Class == router.ClassRead
+}
+
+// bind takes account of a Bind in it; plan is nil for a statement that is not
+// known.
+func (u *unit) bind(plan *router.Plan, unnamed bool) {
+	if plan == nil {
+		u.keep = false
+		return
+	}
+	u.note(plan)
+	u.stale = u.stale || !unnamed || !u.parsed
+}
+
+// trial says whether what is about to be sent, the client's bytes p, may have to
+// be run again.
+func (s *Session) trial(a *assembly, p []byte) {
+	u := &s.unit
+	standby := s.leaseRole == router.RoleReplica && !s.readTx
+	if u.keep && (u.stale || standby) {
+		s.tried = u.batch
+		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby}
+	}
+	u.first = false
+}
+
+// Failing notes that a trial has failed.
+func (s *Session) Failing() { s.failing.Store(true) }
+
+// Failed notes what is to be run again, and wakes the session's goroutine for it.
+func (s *Session) Failed(f *backend.Failure) {
+	s.mu.Lock()
+	s.failed = f
+	s.mu.Unlock()
+	s.failing.Store(true)
+	s.io.Nudge()
+}
+
+// hold keeps the lease if it still is one. What has failed is run again first.
+func (s *Session) hold() bool {
+	for s.lease != nil && !s.lease.Hold(s) {
+		if !s.failing.Load() {
+			return false
+		}
+		if err := s.rerun(); err != nil {
+			s.end(err)
+			return false
+		}
+	}
+	return s.lease != nil
+}
+
+// quiet waits until the client has been written all that it is owed.
+func (s *Session) quiet() error {
+	for s.lease != nil {
+		s.lease.Quiet(s)
+		if !s.failing.Load() {
+			break
+		}
+		if err := s.rerun(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// detour is where a statement must go that is run again.
+type detour struct {
+	primary bool
+	avoid   string // not to the server of this address, if there is another
+	runs    int
+}
+
+// choose is router.Topology.Choose with the detour.
+func (d *detour) choose(t *router.Topology, p router.Policy, r router.Request) router.Choice {
+	if d.primary {
+		r.Plan = refusedPlan
+	}
+	if d.avoid == "" {
+		return t.Choose(p, r)
+	}
+	r.Avoid = d.avoid
+	ch := t.Choose(p, r)
+	if ch.Server < 0 {
+		r.Avoid = ""
+		ch = t.Choose(p, r)
+	}
+	return ch
+}
+
+// refusedPlan routes what a standby has refused.
+var refusedPlan = &router.Plan{Class: router.ClassPrimary, Reason: "a standby has refused it"}
+
+// rerun runs again what has failed. Nothing else of this client is on a server.
+func (s *Session) rerun() error {
+	if s.lease != nil {
+		s.lease.Quiet(s)
+	}
+	s.mu.Lock()
+	f := s.failed
+	s.failed = nil
+	s.failing.Store(false)
+	s.mu.Unlock()
+	canceled := s.canceled.Swap(false)
+	if f == nil {
+		return nil // its connection was closed by the proxy
+	}
+	if s.ending.Load() {
+		return s.endReason()
+	}
+	if f.Cause == backend.CauseRefused {
+		s.refused(f)
+	}
+	s.revertBatch(s.tried)
+	if canceled {
+		return s.writeLocal(wire.AppendReadyForQuery(errCanceled.Append(nil), wire.TxIdle))
+	}
+	runs := s.detour.runs + 1
+	if runs > maxRuns {
+		return s.giveUp(f)
+	}
+	s.detour.runs = runs
+	switch f.Cause {
+	case backend.CauseRefused:
+		s.detour.primary = true
+	case backend.CauseConflict, backend.CauseDied:
+		s.detour.avoid = s.lease.Addr
+		if f.Cause == backend.CauseDied {
+			s.srv.topo.Suspect(s.db.Name, s.lease.Addr)
+		}
+	}
+	s.srv.reruns[f.Cause].Add(1)
+	next := s.unit
+	_, err := s.walk(f.Sent, 0)
+	s.unit, s.detour = next, detour{runs: runs}
+	return err
+}
+
+// giveUp tells the client what the server has said at last.
+func (s *Session) giveUp(f *backend.Failure) error {
+	if f.Answer == nil {
+		tell := f.Error
+		if tell == nil {
+			tell = wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly")
+		}
+		return tell
+	}
+	return s.writeLocal(wire.AppendReadyForQuery(f.Answer, wire.TxIdle))
+}
+
+// refused remembers that a standby cannot run a statement.
+func (s *Session) refused(f *backend.Failure) {
+	sql, plan := s.statementIn(f.Sent, f.Answered)
+	if plan == nil || !plan.Refuse(f.Error.Message) {
+		return
+	}
+	s.srv.healed.Add(1)
+	s.log().Warn("a standby has refused a statement: it goes to the primary from now on",
+		"server", s.lease.Addr, "error", f.Error.Message, "code", f.Error.Code, "shape", s.srv.router.Shape(sql))
+}
+
+// statementIn returns the text and plan of the statement that is executed behind
+// the first n of a simple query or batch; nil if that cannot be told.
+func (s *Session) statementIn(p []byte, n int) (sql []byte, plan *router.Plan) {
+	parsed := make(map[string][]byte)
+	for len(p) >= wire.HeaderLen {
+		h, err := wire.ReadHeader(p, s.maxPacket())
+		if err != nil || len(p) < h.Size() {
+			return nil, nil
+		}
+		body := p[wire.HeaderLen:h.Size()]
+		switch h.Type {
+		case wire.Query:
+			sql = body[:len(body)-1]
+			return sql, s.srv.router.Plan(sql)
+		case wire.Parse:
+			if m, err := wire.ReadParse(body); err == nil {
+				parsed[string(m.Name)] = m.Query
+			}
+		case wire.Bind:
+			if _, name, _, ok := wire.ReadBindNames(body); ok {
+				sql, plan = s.unnamed.query, s.planOf(name)
+				if st := s.stmts[string(name)]; st != nil {
+					sql = st.Query
+				}
+				if q, ok := parsed[string(name)]; ok {
+					sql, plan = q, s.srv.router.Plan(q)
+				}
+			}
+		case wire.Execute:
+			if n--; n < 0 {
+				return sql, plan
+			}
+		}
+		p = p[h.Size():]
+	}
+	return nil, nil
+}
