@@ -17,8 +17,8 @@ import (
 	"pgproxy/wire"
 )
 
-// pgbouncer is the release whose console this one is like.
-const pgbouncer = "1.25.2"
+// PgBouncer is the release whose console this one is like.
+const PgBouncer = "1.25.2"
 
 // Health tells how servers are. Package monitor has the real one.
 type Health interface{ Status() []monitor.Status }
@@ -74,7 +74,7 @@ func (c *Console) Close() {
 
 // startupParameters are what a client is told at login.
 var startupParameters = [][2]string{
-	{"server_version", pgbouncer + "/bouncer"},
+	{"server_version", PgBouncer + "/bouncer"},
 	{"client_encoding", "UTF8"},
 	{"server_encoding", "UTF8"},
 	{"DateStyle", "ISO"},

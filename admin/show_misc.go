@@ -45,7 +45,7 @@ func showHelp(c *call) error {
 
 // showVersion begins as PgBouncer's does, which is what programs look for.
 func showVersion(c *call) []row {
-	v := "PgBouncer " + pgbouncer
+	v := "PgBouncer " + PgBouncer
 	if own := c.console.opt.Version; own != "" {
 		v += " (pgproxy " + own + ")"
 	}

@@ -127,6 +127,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 	switch a.method {
 	case config.AuthAny:
 		id.claimed = true // and the secret of whom it names is not for it
+		id.Stats = true   // as in PgBouncer anybody may look
 		return id, nil
 	case config.AuthTrust:
 		if acc == nil {

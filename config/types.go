@@ -202,6 +202,9 @@ type Peer struct {
 	PoolSize int // connections for forwarded cancel requests; 0 is no limit of its own
 }
 
+// INI tells whether the configuration was read from a pgbouncer.ini.
+func (c *Config) INI() bool { return c.source != nil && c.source.ini }
+
 // Wildcard is the name of the database entry for all names without their own.
 const Wildcard = "*"
 

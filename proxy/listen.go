@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"pgproxy/config"
 )
 
@@ -72,13 +74,10 @@ func listenAll(ctx context.Context, cfg *config.Proxy) (ls []net.Listener, err e
 	return ls, nil
 }
 
-// soReusePort is SO_REUSEPORT of asm/socket.h, which package syscall lacks.
-const soReusePort = 15
-
 // reusePort lets other processes listen on the same address.
 func reusePort(_, _ string, raw syscall.RawConn) error {
 	var serr error
-	err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, soReusePort, 1) })
+	err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 	return errors.Join(err, serr)
 }
 

@@ -28,7 +28,7 @@ import (
 type app struct {
 	// Set at construction.
 	log     *slog.Logger
-	level   *slog.LevelVar // nil: the configuration's log_level is not followed
+	logs    *logs // nil: the configuration says nothing of the log
 	router  *router.Router
 	monitor *monitor.Monitor
 	pools   *pool.Set
@@ -44,11 +44,16 @@ type app struct {
 	loads map[string]*atomic.Int64 // leases by server address
 }
 
+// appOptions are what a process has besides its configuration.
+type appOptions struct {
+	logs      *logs          // to be set up as the configuration says
+	listeners []net.Listener // of the service manager
+}
+
 // newApp builds a proxy and opens its listeners. On error nothing is left
 // running. It does not wait for servers: clients do, when they need one.
-func newApp(cfg *config.Config, log *slog.Logger, level *slog.LevelVar) (*app, error) {
-	a := &app{log: log, level: level, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1)}
-	a.setLevel(cfg)
+func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) {
+	a := &app{log: log, logs: opt.logs, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1)}
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
@@ -70,7 +75,7 @@ func newApp(cfg *config.Config, log *slog.Logger, level *slog.LevelVar) (*app, e
 	a.metrics.Observe(a.server)
 	a.console = admin.New(admin.Options{
 		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Version: fullVersion(),
-		Reload: func() error { return a.reload(a.server.Settings().Config.Path) },
+		Reload: func() error { return a.reload(a.config().Path) },
 		Shutdown: func(mode string) {
 			select {
 			case a.stop <- mode:
@@ -79,7 +84,7 @@ func newApp(cfg *config.Config, log *slog.Logger, level *slog.LevelVar) (*app, e
 		},
 	})
 	a.server.SetConsole(a.console)
-	if err := a.listen(cfg); err != nil {
+	if err := a.listen(cfg, opt.listeners); err != nil {
 		ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
 		defer done()
 		return nil, errors.Join(err, a.close(ctx))
@@ -97,25 +102,18 @@ func loadUsers(cfg *config.Config) (*auth.Userlist, error) {
 	return users, err
 }
 
-func (a *app) listen(cfg *config.Config) error {
+func (a *app) listen(cfg *config.Config, inherited []net.Listener) error {
 	if addr := cfg.Proxy.HTTPListen; addr != "" {
 		if err := a.metrics.Listen(addr); err != nil {
 			return fmt.Errorf("http_listen: %w", err)
 		}
 		a.log.Info("serving metrics and health", "address", a.metrics.Addr().String())
 	}
-	return a.server.Listen()
+	return a.server.Listen(inherited...)
 }
 
-func (a *app) setLevel(cfg *config.Config) {
-	if a.level == nil {
-		return
-	}
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(cfg.Proxy.LogLevel)); err == nil {
-		a.level.Set(l)
-	}
-}
+// config is the configuration in force.
+func (a *app) config() *config.Config { return a.server.Settings().Config }
 
 // load returns the counter of a server's leases, which pools count in and the
 // router reads.
@@ -186,7 +184,11 @@ func (a *app) reload(path string) error {
 	for _, k := range needRestart(old.Config, cfg) {
 		a.log.Warn("a changed key needs a restart", "key", k)
 	}
-	a.setLevel(cfg)
+	if a.logs != nil {
+		if err := a.logs.apply(&cfg.Proxy); err != nil {
+			a.log.Error("the log stays where it is", "error", err)
+		}
+	}
 	a.monitor.Apply(cfg)
 	a.server.Apply(&proxy.Settings{
 		Config: cfg, Users: users,

@@ -97,7 +97,7 @@ func demo(ctx context.Context, opt demoOptions, stdout, stderr io.Writer) (err e
 	if opt.logs {
 		logs = stderr
 	}
-	a, err := newApp(cfg, slog.New(slog.NewTextHandler(logs, nil)), nil)
+	a, err := newApp(cfg, slog.New(slog.NewTextHandler(logs, nil)), appOptions{})
 	if err != nil {
 		return err
 	}

@@ -117,7 +117,7 @@ func startApp(t testing.TB, c *pgtest.Cluster, more, database string) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newApp(cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), nil)
+	a, err := newApp(cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), appOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,15 +47,28 @@ func dispatch(args []string, stdout, stderr io.Writer) int {
 		usage(stdout)
 		return exitOK
 	case "-V", "-version", "--version":
-		return versionCommand(nil, stdout, stderr)
+		return bouncerVersion(stdout)
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
 			return c.run(args[1:], stdout, stderr)
 		}
 	}
+	if asBouncer(args) {
+		return bouncerCommand(args, stdout, stderr)
+	}
 	fmt.Fprintf(stderr, "pgproxy: there is no command %q; \"pgproxy help\" lists them\n", args[0])
 	return exitUsage
+}
+
+// asBouncer tells whether the arguments are those of PgBouncer: options, and the
+// name of a file.
+func asBouncer(args []string) bool {
+	if strings.HasPrefix(args[0], "-") {
+		return true
+	}
+	_, err := os.Stat(args[0])
+	return err == nil || strings.ContainsAny(args[0], "./")
 }
 
 func usage(w io.Writer) {
@@ -65,6 +78,18 @@ func usage(w io.Writer) {
 		fmt.Fprintf(&b, "  pgproxy %-28s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
 	}
 	b.WriteString("\n\"pgproxy COMMAND -h\" lists the options of a command.\n")
+	b.WriteString(`
+As PgBouncer is called:
+
+  pgproxy [OPTION]... FILE.ini
+    -d, --daemon           run in the background
+    -q, --quiet            no log on stderr
+    -v, --verbose          debug messages in the log
+    -u, --user=USERNAME    become this user of the system
+    -R, --reboot           online restart, which is not supported: see so_reuseport
+    -V, --version          print the version
+    -h, --help             print this
+`)
 	_, _ = io.WriteString(w, b.String())
 }
 

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -20,7 +20,7 @@ const closeTimeout = 10 * time.Second
 
 func runCommand(args []string, _, stderr io.Writer) int {
 	fs := newFlags("run", "-config FILE", stderr)
-	path := fs.String("config", "pgproxy.toml", "the configuration `FILE`")
+	path := fs.String("config", "pgproxy.toml", "the configuration `FILE`, or a pgbouncer.ini")
 	if code, done := parseFlags(fs, args); done {
 		return code
 	}
@@ -33,36 +33,161 @@ func runCommand(args []string, _, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%v\n", err)
 		return exitUsage
 	}
-	level := new(slog.LevelVar)
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	stopProfile, err := startProfile(os.Getenv("PGPROXY_CPUPROFILE"))
-	if err != nil {
-		fmt.Fprintf(stderr, "pgproxy: %v\n", err)
-		return exitFailed
-	}
-	defer stopProfile()
+	return (&launch{cfg: cfg, stderr: stderr, log: stderr}).run()
+}
 
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
-	defer signal.Stop(signals)
-	a, err := newApp(cfg, log, level)
+// bouncerCommand is pgproxy called as PgBouncer is: [OPTION]... FILE.
+func bouncerCommand(args []string, stdout, stderr io.Writer) int {
+	o, err := parseOptions(args)
 	if err != nil {
-		fmt.Fprintf(stderr, "pgproxy: %v\n", err)
+		fmt.Fprintf(stderr, "pgproxy: %v\nTry \"pgproxy --help\" for more information.\n", err)
 		return exitFailed
 	}
-	if w := fileWarning(cfg, a.server.Settings().Users, fileLimit()); w != "" {
-		log.Warn("configuration", "warning", w)
+	switch {
+	case o.help:
+		usage(stdout)
+		return exitOK
+	case o.version:
+		return bouncerVersion(stdout)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	governed := governProcs(ctx, log)
-	defer func() { stop(); <-governed }()
-	log.Info("started", "version", fullVersion(), "config", *path, "pid", os.Getpid())
-	if err := a.serve(signals); err != nil {
+	l := &launch{user: o.user, reboot: o.reboot, verbose: o.verbose > 0, stderr: stderr, log: stderr}
+	if o.quiet {
+		l.log = nil
+	}
+	if o.daemon && os.Getenv(inBackground) != "" {
+		l.parent = os.NewFile(3, "parent")
+		l.stderr, l.log = l.parent, nil
+		syscall.CloseOnExec(3)
+		_ = os.Unsetenv(inBackground)
+	}
+	if l.cfg, err = config.Load(o.file); err != nil {
+		fmt.Fprintf(l.stderr, "%v\n", err)
+		return exitFailed
+	}
+	if o.daemon && l.parent == nil {
+		if l.cfg.Proxy.PidFile == "" {
+			fmt.Fprintln(stderr, "pgproxy: daemon needs pidfile configured")
+			return exitFailed
+		}
+		return background(args, stderr)
+	}
+	return l.run()
+}
+
+// launch is one process from its command line to its end.
+type launch struct {
+	cfg     *config.Config
+	user    string // of the operating system, before that of the configuration
+	reboot  bool
+	verbose bool
+	stderr  io.Writer // what is said before the log is ready
+	log     io.Writer // the log, besides file and syslog; nil: nowhere
+	parent  *os.File  // who waits for this process to be ready; nil: nobody
+}
+
+// run serves until a signal or the console ends the process, and returns its
+// exit code.
+func (l *launch) run() int {
+	if err := l.prepare(); err != nil {
+		fmt.Fprintf(l.stderr, "pgproxy: %v\n", err)
+		return exitFailed
+	}
+	log := newLogs(l.log, l.verbose)
+	defer log.close()
+	if err := log.apply(&l.cfg.Proxy); err != nil {
+		if l.cfg.Proxy.Syslog && log.file.reopen(l.cfg.Proxy.LogFile) == nil {
+			log.Warn("the log goes without syslog", "error", err)
+		} else {
+			fmt.Fprintf(l.stderr, "pgproxy: %v\n", err)
+			return exitFailed
+		}
+	}
+	err := l.serve(log)
+	var never startError
+	switch {
+	case errors.As(err, &never):
+		if l.log == nil {
+			log.Error("not started", "error", err)
+		}
+		fmt.Fprintf(l.stderr, "pgproxy: %v\n", err)
+		return exitFailed
+	case err != nil:
 		log.Error("shutdown was not clean", "error", err)
 		return exitFailed
 	}
 	log.Info("stopped")
 	return exitOK
+}
+
+// startError is why the process does not serve.
+type startError struct{ error }
+
+func (e startError) Unwrap() error { return e.error }
+
+// prepare does what comes before anything is opened.
+func (l *launch) prepare() error {
+	p := &l.cfg.Proxy
+	name := cmp.Or(l.user, p.User)
+	if name != "" {
+		if err := become(name); err != nil {
+			return err
+		}
+	}
+	if l.cfg.INI() && os.Getuid() == 0 && name == "" {
+		return errors.New("should not run as root: want -u USER, or user in the configuration, which may be root if it has to be")
+	}
+	if l.reboot && servedSocket(p.UnixSocketDir, p.ListenPort) {
+		return errors.New("online restart (-R) is not supported: set so_reuseport = 1, start the new process beside the old one, and end that with SIGTERM")
+	}
+	if p.PidFile != "" {
+		return checkPIDFile(p.PidFile)
+	}
+	return nil
+}
+
+// serve is run with a log.
+func (l *launch) serve(log *logs) error {
+	stopProfile, err := startProfile(os.Getenv("PGPROXY_CPUPROFILE"))
+	if err != nil {
+		return startError{err}
+	}
+	defer stopProfile()
+	inherited, err := inheritedListeners()
+	if err != nil {
+		return startError{err}
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	if l.cfg.INI() {
+		signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	}
+	defer signal.Stop(signals)
+	a, err := newApp(l.cfg, log.Logger, appOptions{logs: log, listeners: inherited})
+	if err != nil {
+		return startError{err}
+	}
+	if file := l.cfg.Proxy.PidFile; file != "" {
+		remove, err := writePIDFile(file)
+		if err != nil {
+			end, stop := context.WithTimeout(context.Background(), closeTimeout)
+			defer stop()
+			return startError{errors.Join(err, a.close(end))}
+		}
+		defer remove()
+	}
+	if w := fileWarning(l.cfg, a.server.Settings().Users, fileLimit()); w != "" {
+		log.Warn("configuration", "warning", w)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	governed := governProcs(ctx, log.Logger)
+	defer func() { stop(); <-governed }()
+	log.Info("started", "version", fullVersion(), "config", l.cfg.Path, "pid", os.Getpid())
+	a.notify("READY=1")
+	if l.parent != nil {
+		_, _ = io.WriteString(l.parent, isReady)
+		_ = l.parent.Close()
+	}
+	return a.serve(signals)
 }
 
 // startProfile writes a CPU profile of the whole run to a file; "" is none.
@@ -85,7 +210,8 @@ func startProfile(path string) (stop func(), err error) {
 
 // serve acts on signals, and on the console's SHUTDOWN, until one of them ends
 // the process. SIGHUP reloads; SIGTERM and SIGINT drain, SIGINT a second time
-// and SIGQUIT cut.
+// and SIGQUIT cut. With a pgbouncer.ini SIGTERM waits for the clients to leave,
+// a second one cuts, and SIGUSR1 and SIGUSR2 are PAUSE and RESUME.
 func (a *app) serve(signals <-chan os.Signal) error {
 	for {
 		select {
@@ -94,27 +220,68 @@ func (a *app) serve(signals <-chan os.Signal) error {
 		case sig := <-signals:
 			switch sig {
 			case syscall.SIGHUP:
-				_ = a.reload(a.server.Settings().Config.Path) // it has logged its error
+				a.log.Info("reloading", "signal", sig.String())
+				a.notify(reloadingState())
+				_ = a.reload(a.config().Path) // it has logged its error
+				a.notify("READY=1")
 			case syscall.SIGQUIT:
+				a.log.Info("ending at once", "signal", sig.String())
 				return a.shutdown("", signals)
+			case syscall.SIGUSR1:
+				a.pause()
+			case syscall.SIGUSR2:
+				a.resume()
 			default:
-				a.log.Info("draining", "signal", sig.String())
-				return a.shutdown("WAIT_FOR_SERVERS", signals)
+				mode := "WAIT_FOR_SERVERS"
+				if sig == syscall.SIGTERM && a.config().INI() {
+					mode = "WAIT_FOR_CLIENTS"
+				}
+				a.log.Info("draining", "signal", sig.String(), "mode", mode)
+				return a.shutdown(mode, signals)
 			}
 		}
+	}
+}
+
+// pause is the console's PAUSE, which nobody waits for.
+func (a *app) pause() {
+	if a.pools.Paused("") {
+		a.log.Info("SIGUSR1, but already paused")
+		return
+	}
+	a.log.Info("SIGUSR1, pausing all activity")
+	now, end := context.WithCancel(context.Background())
+	end()
+	_ = a.pools.Pause(now, "") // it only marks them
+}
+
+func (a *app) resume() {
+	if !a.pools.Resume("") {
+		a.log.Info("SIGUSR2, but not paused")
+		return
+	}
+	a.log.Info("SIGUSR2, continuing from PAUSE")
+}
+
+// notify tells the service manager.
+func (a *app) notify(state string) {
+	if err := notify(state); err != nil {
+		a.log.Warn("the service manager could not be told", "state", state, "error", err)
 	}
 }
 
 // shutdown ends the proxy in one of the ways of the console's SHUTDOWN: at once,
 // when transactions are over, or when clients have left.
 func (a *app) shutdown(mode string, signals <-chan os.Signal) error {
+	a.notify("STOPPING=1")
 	ctx, cut := context.WithCancel(context.Background())
 	defer cut()
-	if d := a.server.Settings().Config.Proxy.ShutdownTimeout; d > 0 {
+	if d := a.config().Proxy.ShutdownTimeout; d > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, d)
 		defer stop()
 	}
+	again := a.config().INI()
 	done := make(chan struct{})
 	defer close(done)
 	go func() { // ends with shutdown
@@ -123,9 +290,12 @@ func (a *app) shutdown(mode string, signals <-chan os.Signal) error {
 			case <-done:
 				return
 			case sig := <-signals:
-				if sig == syscall.SIGINT || sig == syscall.SIGQUIT {
+				if sig == syscall.SIGINT || sig == syscall.SIGQUIT || sig == syscall.SIGTERM && again {
+					a.log.Info("ending at once: another signal while shutting down", "signal", sig.String())
 					cut()
 				}
+			case <-a.stop: // the console's SHUTDOWN
+				cut()
 			}
 		}
 	}()

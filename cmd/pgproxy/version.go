@@ -5,6 +5,8 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+
+	"pgproxy/admin"
 )
 
 // version is the release; between releases the commit follows it.
@@ -12,6 +14,13 @@ const version = "0.1.0"
 
 func versionCommand(_ []string, stdout, _ io.Writer) int {
 	fmt.Fprintf(stdout, "pgproxy %s (%s, %s/%s)\n", fullVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return exitOK
+}
+
+// bouncerVersion answers -V. PgBouncer's name comes first, as programs look for
+// it.
+func bouncerVersion(stdout io.Writer) int {
+	fmt.Fprintf(stdout, "PgBouncer %s (pgproxy %s)\n", admin.PgBouncer, fullVersion())
 	return exitOK
 }
 
