@@ -73,6 +73,7 @@ type topologies struct{ current *router.Topology }
 
 func (t *topologies) Topology(string) *router.Topology { return t.current }
 func (t *topologies) Suspect(_, _ string)              {}
+func (t *topologies) Want(string, int64)               {}
 func (t *topologies) Wait(ctx context.Context, _ string, _ uint64) error {
 	<-ctx.Done()
 	return ctx.Err()

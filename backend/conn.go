@@ -32,9 +32,10 @@ type Sink interface {
 	// has not happened: it failed, or stood behind an error. Called under the
 	// connection's mutex.
 	Undone(change uint64)
-	// Wrote is told, before the reply is relayed, that a statement that may have
-	// written was acknowledged at this time. Called under the connection's mutex.
-	Wrote(at int64)
+	// Answered is told, before the ReadyForQuery of its own is relayed, when that
+	// came from the server, and whether something that may have written was
+	// acknowledged with it. Called under the connection's mutex.
+	Answered(at int64, wrote bool)
 	// Failing is told that a Trial of the client's has failed: Failed will follow.
 	// Called under the connection's mutex.
 	Failing()

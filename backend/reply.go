@@ -371,8 +371,8 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	}
 	if v.Sink != nil {
 		c.to(v.Sink, s)
-		if c.wrote && !v.Swallow {
-			v.Sink.Wrote(s.now)
+		if !v.Swallow {
+			v.Sink.Answered(s.now, c.wrote)
 		}
 	}
 	if !v.Swallow {

@@ -170,10 +170,12 @@ func (c *client) Undone(change uint64) {
 	c.undone = append(c.undone, change)
 }
 
-func (c *client) Wrote(int64) {
+func (c *client) Answered(_ int64, wrote bool) {
 	c.st.Lock()
 	defer c.st.Unlock()
-	c.wrote++
+	if wrote {
+		c.wrote++
+	}
 }
 
 func (c *client) Lost(err error, fatal bool) {

@@ -26,7 +26,8 @@ func TestDocs(t *testing.T) {
 		"max_db_client_connections": inherited, "server_lifetime": inherited,
 	})
 	documents(t, string(text), "### servers", &s, serverKeys, map[string]string{"host": ""})
-	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database"})
+	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database", "consistency": "of the database"})
+	documents(t, string(text), "### rules", &Rule{}, ruleKeys, map[string]string{"target": ""})
 }
 
 // documents compares the tables of a section with keys and defaults. special has

@@ -55,11 +55,12 @@ type SplitMode uint8
 const (
 	SplitAuto   SplitMode = iota // all that are proved to be reads
 	SplitOff                     // none
-	SplitHinted                  // those with a hint
+	SplitHinted                  // those with a hint, or for which a rule says so
 	SplitAny                     // all: the servers are alike, whatever they are
+	SplitShadow                  // none, but some reads run on a replica as well, for comparison
 )
 
-var splitModes = []string{"auto", "off", "hinted", "any"}
+var splitModes = []string{"auto", "off", "hinted", "any", "shadow"}
 
 // String is the word of the file.
 func (v SplitMode) String() string { return word(splitModes, v) }
@@ -72,18 +73,53 @@ type Consistency uint8
 
 // The levels of consistency.
 const (
-	ConsistencySession  Consistency = iota // the session's own writes
+	ConsistencyInherit  Consistency = iota // in User only: as the database has it
+	ConsistencySession                     // the session's own writes, and what it has read
 	ConsistencyEventual                    // nothing but the limit on lag
 	ConsistencyGlobal                      // all writes acknowledged through this proxy
 )
 
-var consistencies = []string{"session", "eventual", "global"}
+var consistencies = []string{"", "session", "eventual", "global"}
 
-// String is the word of the file.
+// String is the word of the file, or "" for ConsistencyInherit.
 func (v Consistency) String() string { return word(consistencies, v) }
 
 // UnmarshalText accepts the words of the file.
 func (v *Consistency) UnmarshalText(p []byte) error { return setWord(v, consistencies, p) }
+
+// ConsistencyScope says whose writes are the session's own.
+type ConsistencyScope uint8
+
+// The scopes of consistency.
+const (
+	ScopeSession ConsistencyScope = iota // those of the session
+	ScopeUser                            // those of all sessions of its user, also of sessions that have ended
+)
+
+var consistencyScopes = []string{"session", "user"}
+
+// String is the word of the file.
+func (v ConsistencyScope) String() string { return word(consistencyScopes, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *ConsistencyScope) UnmarshalText(p []byte) error { return setWord(v, consistencyScopes, p) }
+
+// TransactionReads says where a transaction block begins that may write.
+type TransactionReads uint8
+
+// Where such blocks begin.
+const (
+	TransactionReadsPrimary    TransactionReads = iota
+	TransactionReadsUntilWrite                  // on a replica, and moves to the primary with its first statement that is no read
+)
+
+var transactionReads = []string{"primary", "until_write"}
+
+// String is the word of the file.
+func (v TransactionReads) String() string { return word(transactionReads, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *TransactionReads) UnmarshalText(p []byte) error { return setWord(v, transactionReads, p) }
 
 // PrimaryReads says when the primary serves reads that a replica could.
 type PrimaryReads uint8

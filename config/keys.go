@@ -1,6 +1,8 @@
 package config
 
 import (
+	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -154,12 +156,12 @@ func defaultDatabase(p *Proxy) databaseEntry {
 			MaxDBConnections: p.MaxDBConnections, QueryWaitTimeout: p.QueryWaitTimeout,
 			ReservePoolSize: p.ReservePoolSize, MaxDBClientConnections: p.MaxDBClientConnections, ServerLifetime: p.ServerLifetime,
 			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword,
-			MaxReplicaLag: 10 * time.Second, FailoverTimeout: 30 * time.Second,
+			Consistency: ConsistencySession, MaxReplicaLag: 10 * time.Second, ShadowRatio: 0.1, FailoverTimeout: 30 * time.Second,
 		},
 	}
 }
 
-// databaseKeys are the keys of [databases.NAME]; servers is read apart.
+// databaseKeys are the keys of [databases.NAME]; servers and rules are read apart.
 var databaseKeys = []key[databaseEntry]{
 	text("dbname", func(d *databaseEntry) *string { return &d.DBName }, name),
 	text("host", func(d *databaseEntry) *string { return &d.Host }, host),
@@ -184,9 +186,14 @@ var databaseKeys = []key[databaseEntry]{
 	text("application_name", func(d *databaseEntry) *string { return &d.ApplicationName }, oneLine),
 	enum("read_write_split", func(d *databaseEntry) *SplitMode { return &d.ReadWriteSplit }),
 	enum("consistency", func(d *databaseEntry) *Consistency { return &d.Consistency }),
+	enum("consistency_scope", func(d *databaseEntry) *ConsistencyScope { return &d.ConsistencyScope }),
+	duration("causal_wait", func(d *databaseEntry) *time.Duration { return &d.CausalWait }, 0, day),
 	duration("max_replica_lag", func(d *databaseEntry) *time.Duration { return &d.MaxReplicaLag }, time.Millisecond, year),
+	number("max_replica_lag_bytes", func(d *databaseEntry) *int64 { return &d.MaxReplicaLagBytes }, 0, 1<<60),
 	enum("primary_reads", func(d *databaseEntry) *PrimaryReads { return &d.PrimaryReads }),
 	enum("load_balance", func(d *databaseEntry) *LoadBalance { return &d.LoadBalance }),
+	enum("transaction_reads", func(d *databaseEntry) *TransactionReads { return &d.TransactionReads }),
+	ratio("shadow_ratio", func(d *databaseEntry) *float64 { return &d.ShadowRatio }),
 	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
 }
 
@@ -213,6 +220,16 @@ var userKeys = []key[User]{
 	duration("transaction_timeout", func(u *User) *time.Duration { return &u.TransactionTimeout }, 0, year),
 	duration("query_timeout", func(u *User) *time.Duration { return &u.QueryTimeout }, 0, year),
 	duration("query_wait_timeout", func(u *User) *time.Duration { return &u.QueryWaitTimeout }, 0, year),
+	enum("consistency", func(u *User) *Consistency { return &u.Consistency }),
+}
+
+// ruleKeys are the keys of one entry of rules.
+var ruleKeys = []key[Rule]{
+	text("user", func(r *Rule) *string { return &r.User }, name),
+	text("application_name", func(r *Rule) *string { return &r.ApplicationName }, glob),
+	prefix("client_addr", func(r *Rule) *netip.Prefix { return &r.ClientAddr }),
+	pattern("match", func(r *Rule) **regexp.Regexp { return &r.Match }),
+	text("target", func(r *Rule) *string { return &r.Target }, target),
 }
 
 // peerKeys are the keys of [peers.ID].

@@ -217,6 +217,7 @@ func unknownKey(name string, known []string) string {
 		{"[proxy]", has(proxyKeys, name)},
 		{"[databases.NAME]", has(databaseKeys, name)},
 		{"an entry of servers", has(serverKeys, name)},
+		{"an entry of rules", has(ruleKeys, name)},
 		{"[users.NAME]", has(userKeys, name)},
 		{"[peers.ID]", has(peerKeys, name)},
 	} {
@@ -245,9 +246,10 @@ func (p *parser) database(at place, name string) {
 		return
 	}
 	e := defaultDatabase(&p.cfg.Proxy)
-	section(p, at, databaseKeys, &e, "servers")
+	section(p, at, databaseKeys, &e, "servers", "rules")
 	p.login(at, &e)
 	p.servers(at, &e)
+	p.rules(at, &e.Database)
 
 	db := &e.Database
 	db.Name = name

@@ -2,7 +2,10 @@ package config
 
 import (
 	"net"
+	"net/netip"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -145,12 +148,33 @@ type Database struct {
 	ClientEncoding, DateStyle, TimeZone, ApplicationName string
 
 	// Routing.
-	ReadWriteSplit  SplitMode
-	Consistency     Consistency
-	MaxReplicaLag   time.Duration
-	PrimaryReads    PrimaryReads
-	LoadBalance     LoadBalance
-	FailoverTimeout time.Duration // a transaction waits so long for a primary
+	ReadWriteSplit     SplitMode
+	Consistency        Consistency // never ConsistencyInherit
+	ConsistencyScope   ConsistencyScope
+	CausalWait         time.Duration // a read waits so long for a replica that shows what it must see
+	MaxReplicaLag      time.Duration
+	MaxReplicaLagBytes int64 // 0 is no limit
+	PrimaryReads       PrimaryReads
+	LoadBalance        LoadBalance
+	TransactionReads   TransactionReads
+	ShadowRatio        float64       // share of the reads that SplitShadow compares, 0 to 1
+	FailoverTimeout    time.Duration // a transaction waits so long for a primary
+	Rules              []Rule        // the first that fits decides
+}
+
+// Rule sends statements to a target. Each of its conditions that is given must
+// fit.
+type Rule struct {
+	User            string         // the client's name; "" is any
+	ApplicationName string         // with * for any text and ? for one character; "" is any
+	ClientAddr      netip.Prefix   // not valid is any
+	Match           *regexp.Regexp // found anywhere in the statement's shape; nil is any
+	Target          string         // primary, replica or a group of servers
+}
+
+// HasGroup reports whether a server belongs to the group.
+func (d *Database) HasGroup(name string) bool {
+	return slices.ContainsFunc(d.Servers, func(s Server) bool { return slices.Contains(s.Groups, name) })
 }
 
 // Server is one PostgreSQL server of a Database.
@@ -186,6 +210,7 @@ type User struct {
 	PoolMode           PoolMode
 	ReservePoolSize    int
 	MaxUserConnections int
+	Consistency        Consistency
 
 	MaxUserClientConnections int
 

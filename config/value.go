@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,6 +62,93 @@ func number[T any, N int | int64](name string, field func(*T) *N, least, most in
 			return nil
 		},
 		show: func(src *T) string { return strconv.FormatInt(int64(*field(src)), 10) },
+	}
+}
+
+func ratio[T any](name string, field func(*T) *float64) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			f, ok := v.(float64)
+			if n, whole := v.(int64); whole {
+				f, ok = float64(n), true
+			}
+			if !ok {
+				return fmt.Errorf("want a number from 0 to 1, found %s", describe(v))
+			}
+			if !(f >= 0 && f <= 1) {
+				return fmt.Errorf("%v is out of range: want a number from 0 to 1", f)
+			}
+			*field(dst) = f
+			return nil
+		},
+		show: func(src *T) string { return strconv.FormatFloat(*field(src), 'f', -1, 64) },
+	}
+}
+
+// prefix takes an address or a network in CIDR notation.
+func prefix[T any](name string, field func(*T) *netip.Prefix) key[T] {
+	const right = `want an address or a network, as "10.0.0.7" or "10.0.0.0/8"`
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return fmt.Errorf("%s, found %s", right, describe(v))
+			}
+			net, err := netip.ParsePrefix(s)
+			if a, aerr := netip.ParseAddr(s); aerr == nil {
+				a = a.Unmap()
+				net, err = netip.PrefixFrom(a, a.BitLen()), nil
+			}
+			switch {
+			case err != nil || net.Addr().Zone() != "" || net.Addr().Is4In6():
+				return fmt.Errorf("%s is no network: %s", quote(s), right)
+			case net != net.Masked():
+				return fmt.Errorf("%s has bits behind its mask: want %q", quote(s), net.Masked())
+			}
+			*field(dst) = net
+			return nil
+		},
+		show: func(src *T) string {
+			if p := *field(src); p.IsValid() {
+				return p.String()
+			}
+			return ""
+		},
+	}
+}
+
+// maxPattern is the longest regular expression in bytes: it runs over statements.
+const maxPattern = 10_000
+
+// pattern takes a regular expression of Go's regexp package.
+func pattern[T any](name string, field func(*T) **regexp.Regexp) key[T] {
+	return key[T]{
+		name: name,
+		set: func(dst *T, v any) error {
+			s, ok := v.(string)
+			switch {
+			case !ok:
+				return fmt.Errorf("want a string, found %s", describe(v))
+			case s == "":
+				return errors.New("want a regular expression, found an empty string")
+			case len(s) > maxPattern:
+				return fmt.Errorf("want a regular expression of at most %d bytes, found %d", maxPattern, len(s))
+			}
+			re, err := regexp.Compile(s)
+			if err != nil {
+				return fmt.Errorf("%s does not compile: %s", quote(s), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+			}
+			*field(dst) = re
+			return nil
+		},
+		show: func(src *T) string {
+			if re := *field(src); re != nil {
+				return re.String()
+			}
+			return ""
+		},
 	}
 }
 
@@ -337,6 +425,22 @@ func group(s string) error {
 		return fmt.Errorf("%s is no name for a group: want letters, digits, '_', '-' and '.'", quote(s))
 	}
 	return name(s)
+}
+
+// glob takes a text with * and ?.
+func glob(s string) error {
+	if s == "" {
+		return errors.New("want a text in which * stands for any, found an empty string")
+	}
+	return oneLine(s)
+}
+
+// target takes what a rule may name.
+func target(s string) error {
+	if s == "primary" || s == "replica" {
+		return nil
+	}
+	return group(s)
 }
 
 func host(s string) error {

@@ -30,6 +30,8 @@ type state struct {
 	lastError string
 	told      string // the error that was logged last
 	warned    string // the oddity that was logged last
+	steady    int64  // stamp of the first answer of its connection
+	late      bool   // it lags more than is allowed
 }
 
 // entry is the servers of one database of the configuration.
@@ -44,6 +46,7 @@ type entry struct {
 	topology atomic.Pointer[router.Topology]
 	changed  atomic.Pointer[chan struct{}] // closed when topology is replaced
 	sampled  atomic.Bool                   // there are replicas: positions are asked for each lsn_interval
+	wanted   atomic.Int64                  // stamp of the newest moment that a read wants to see on a replica
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -51,6 +54,8 @@ type entry struct {
 	source   *server           // the primary whose samples past has; nil if there is none
 	sourceID identity          // who it was
 	past     history           //
+	limit    lagLimit          // from the configuration
+	hurried  int64             // up to which wanted stamp the replicas were asked out of turn
 	reigns   map[string]uint32 // highest timeline that a primary was seen on, by system
 	notes    []func()          // to be logged after mu is released
 }
@@ -94,6 +99,9 @@ func (st *state) take(r result, now time.Time) {
 		st.up = false
 	}
 	if a := r.answer; a != nil {
+		if st.current == nil {
+			st.steady = a.stamp // until now it may have restarted
+		}
 		st.current, st.newest, st.id = a, a, a.id
 		st.says = router.RolePrimary
 		if a.recovery {
@@ -158,14 +166,25 @@ func (e *entry) publishLocked() {
 		st := &s.state
 		next.Servers[i] = router.Server{
 			Addr: s.addr, Role: st.shown, Up: st.up, Weight: st.conf.Weight, Groups: st.conf.Groups, Load: s.load,
-			Timeline: st.id.timeline, LSN: st.newest.position(),
+			Timeline: st.id.timeline, LSN: st.newest.position(), Steady: st.steady,
 		}
-		if st.shown == router.RoleReplica {
+		n := &next.Servers[i]
+		switch st.shown {
+		case router.RolePrimary:
+			if s == e.source && st.current != nil {
+				n.Covered = e.past.newest().last
+				s.covered.Store(n.Covered)
+			}
+		case router.RoleReplica:
 			replicas = replicas || st.up
-			next.Servers[i].Lag, next.Servers[i].Covered = e.lagLocked(s, now), e.coveredLocked(s)
+			n.Lag, n.Covered = e.lagLocked(s, now), e.coveredLocked(s)
+			st.late = e.limit.exceeded(n.Lag, e.lagBytesLocked(s), st.late)
+			n.Late = st.late
+			s.covered.Store(n.Covered)
 		}
 	}
 	e.sampled.Store(replicas)
+	e.hurryLocked()
 	old := e.topology.Load()
 	if old != nil && old.System == next.System && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
 		return
@@ -177,6 +196,21 @@ func (e *entry) publishLocked() {
 	e.showLocked(next)
 }
 
+// hurryLocked has the replicas asked what they have replayed, once there is the
+// sample that a read waits for.
+func (e *entry) hurryLocked() {
+	want := e.wanted.Load()
+	if e.hurried >= want || e.past.newest().last < want {
+		return
+	}
+	e.hurried = want
+	for _, s := range e.servers {
+		if s.state.shown == router.RoleReplica && s.covered.Load() < want {
+			s.kick(minHurry)
+		}
+	}
+}
+
 // showLocked publishes a picture and wakes who waits for it.
 func (e *entry) showLocked(t *router.Topology) {
 	e.topology.Store(t)
@@ -186,7 +220,8 @@ func (e *entry) showLocked(t *router.Topology) {
 
 func sameServer(a, b router.Server) bool {
 	return a.Addr == b.Addr && a.Role == b.Role && a.Up == b.Up && a.Lag == b.Lag && a.Weight == b.Weight &&
-		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load && a.Timeline == b.Timeline && a.LSN == b.LSN
+		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load && a.Timeline == b.Timeline && a.LSN == b.LSN &&
+		a.Late == b.Late && a.Steady == b.Steady
 }
 
 // sampleLocked keeps the history of the primary: of none while two claim to be it.

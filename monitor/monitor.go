@@ -133,7 +133,7 @@ func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, s
 			s = left[i]
 			left = slices.Delete(left, i, i+1)
 			s.settings.Store(set)
-			s.kick()
+			s.kick(suspectPause)
 		} else {
 			s = newServer(m.ctx, e, conf.Addr(), m.load(conf.Addr()))
 			s.settings.Store(set)
@@ -143,6 +143,7 @@ func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, s
 		servers = append(servers, s)
 	}
 	e.servers = servers
+	e.limit = lagLimitOf(db)
 	if e.source != nil && !slices.Contains(servers, e.source) {
 		e.followLocked(nil, identity{})
 	}
@@ -211,8 +212,35 @@ func (m *Monitor) Suspect(database, addr string) {
 	defer e.mu.Unlock()
 	for _, s := range e.servers {
 		if s.addr == addr {
-			s.kick()
+			s.kick(suspectPause)
 		}
+	}
+}
+
+// Want is told that a read must see on a replica what could be seen on the primary
+// at the moment of stamp, and that no replica is known to show it: the primary is
+// asked for its position soon, and the replicas after it until they have replayed
+// it, or for lsn_interval. The database is the name of an entry.
+func (m *Monitor) Want(database string, stamp int64) {
+	if e := (*m.entries.Load())[database]; e != nil {
+		e.want(stamp)
+	}
+}
+
+func (e *entry) want(stamp int64) {
+	for {
+		old := e.wanted.Load()
+		if old >= stamp {
+			return
+		}
+		if e.wanted.CompareAndSwap(old, stamp) {
+			break
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.source; s != nil && s.covered.Load() < stamp {
+		s.kick(s.settings.Load().hurry)
 	}
 }
 
@@ -258,9 +286,7 @@ func (e *entry) status(out []Status) []Status {
 		}
 		if a := st.newest; a != nil && a.positioned {
 			row.LSN = a.position()
-			if e.comparableLocked(a) {
-				row.LagBytes = max(int64(e.past.newest().insert)-int64(a.replay), 0)
-			}
+			row.LagBytes = e.lagBytesLocked(s)
 		}
 		out = append(out, row)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"pgproxy/backend"
 	"pgproxy/config"
+	"pgproxy/router"
 )
 
 // appName is the application_name of the monitor's connections.
@@ -18,6 +19,8 @@ const appName = "pgproxy monitor"
 const (
 	minTimeout   = time.Second            // a check may always take so long
 	suspectPause = 50 * time.Millisecond  // between two checks, however many suspects are named
+	hurried      = 20                     // so much more often than each lsn_interval positions are asked for when they are wanted
+	minHurry     = time.Millisecond       // but with this pause at least
 	secondChance = 250 * time.Millisecond // between the first failing check of a server and the second
 )
 
@@ -28,6 +31,7 @@ type settings struct {
 	connect  bool // there is no login: only connect
 	interval time.Duration
 	sampling time.Duration
+	hurry    time.Duration // between two checks while a read waits for what they may find
 	timeout  time.Duration
 }
 
@@ -45,6 +49,7 @@ func newSettings(cfg *config.Config, db *config.Database, srv config.Server, d *
 	if set.sampling <= 0 || set.sampling > set.interval {
 		set.sampling = set.interval
 	}
+	set.hurry = min(max(set.sampling/hurried, minHurry), set.sampling)
 	set.timeout = max(set.interval, minTimeout)
 	if limit := cfg.Proxy.ServerConnectTimeout; limit > 0 {
 		set.timeout = max(min(set.timeout, limit), minTimeout)
@@ -79,8 +84,12 @@ type server struct {
 	// Guarded by wakeMu.
 	wakeMu  sync.Mutex
 	kicked  bool
-	waiting *line // watched at the moment
+	gap     time.Duration // between the last check and the one that was asked for
+	waiting *line         // watched at the moment
 	kicks   chan struct{}
+
+	// Atomic.
+	covered atomic.Int64 // of a replica: Covered of the last picture; of the primary: stamp of the newest sample
 
 	// Guarded by entry.mu.
 	state state
@@ -220,13 +229,16 @@ func (s *server) next(set *settings, v verdict) time.Duration {
 		d = min(d, secondChance)
 	case v == alive && !set.connect && s.entry.sampled.Load():
 		d = set.sampling
+		if want := s.entry.wanted.Load(); want > s.covered.Load() && router.Nanotime()-want < int64(set.sampling) {
+			d = set.hurry
+		}
 	}
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
 // pause returns after d, when ctx ends, when kick was called, or when the
-// connection breaks; in the last two cases not before suspectPause has passed
-// since the last check began.
+// connection breaks; in the last two cases not before suspectPause, or what kick
+// was given, has passed since the last check began.
 func (s *server) pause(ctx context.Context, d time.Duration) {
 	until := time.Now().Add(d)
 	s.wakeMu.Lock()
@@ -248,13 +260,17 @@ func (s *server) pause(ctx context.Context, d time.Duration) {
 		early = time.Now().Before(until)
 	}
 	s.wakeMu.Lock()
+	gap := suspectPause
+	if s.kicked {
+		gap = s.gap
+	}
 	s.waiting, s.kicked = nil, false
 	select {
 	case <-s.kicks:
 	default:
 	}
 	s.wakeMu.Unlock()
-	if rest := time.Until(s.began.Add(suspectPause)); early && rest > 0 {
+	if rest := time.Until(s.began.Add(gap)); early && rest > 0 {
 		timer := time.NewTimer(rest)
 		defer timer.Stop()
 		select {
@@ -277,14 +293,16 @@ func (s *server) sleep(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// kick makes the next check come at once.
-func (s *server) kick() {
+// kick makes the next check come at once, but not before gap has passed since the
+// last one began.
+func (s *server) kick(gap time.Duration) {
 	s.wakeMu.Lock()
 	defer s.wakeMu.Unlock()
 	if s.kicked {
+		s.gap = min(s.gap, gap)
 		return
 	}
-	s.kicked = true
+	s.kicked, s.gap = true, gap
 	select {
 	case s.kicks <- struct{}{}:
 	default:

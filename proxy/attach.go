@@ -34,6 +34,7 @@ func (s *Session) refresh() error {
 	if u := st.Config.Users[s.user]; u != nil && u.PoolMode != 0 {
 		s.mode = u.PoolMode
 	}
+	s.count(s.system)
 	return nil
 }
 
@@ -67,11 +68,11 @@ func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
 // primaryPool returns the pool of the server that a write would go to now.
 func (s *Session) primaryPool() (*pool.Pool, error) {
 	for w := (wait{}); ; {
-		ch, addr, err := s.choose(welcomePlan, &w)
+		ch, server, err := s.choose(welcomePlan, &w)
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.poolOf(ch.Server, addr)
+		p, err := s.poolOf(ch.Server, server.Addr)
 		if !errors.Is(err, pool.ErrClosed) {
 			return p, err
 		}
@@ -94,39 +95,54 @@ func (w *wait) age() time.Duration {
 }
 
 // choose picks a server for a plan, waiting for one up to failover_timeout from
-// its beginning. It returns the choice and the server's address.
-func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, string, error) {
+// its beginning, or up to causal_wait for a replica that shows what a read must
+// see. The server is one of the topology in force, not to be changed.
+func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Server, error) {
 	for {
 		topo := s.srv.topo.Topology(s.db.Name)
 		if topo == nil {
-			return router.Choice{}, "", wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+			return router.Choice{}, nil, wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
 		}
-		req := router.Request{Plan: plan}
-		switch s.db.Consistency {
-		case config.ConsistencySession:
-			req.LastWrite = s.lastWrite.Load()
-		case config.ConsistencyGlobal:
-			req.LastWrite = s.writes.Load()
+		if topo.System != s.system {
+			s.count(topo.System)
 		}
+		req := s.request(plan)
 		ch := s.detour.choose(topo, s.policy(), req)
-		if ch.Server >= 0 {
-			return ch, topo.Servers[ch.Server].Addr, nil
+		if ch.Behind {
+			s.srv.topo.Want(s.db.Name, max(req.Seen.Floor, req.Seen.Last))
 		}
-		left := s.db.FailoverTimeout - w.age()
+		left := s.db.CausalWait
+		if left > 0 && ch.Behind {
+			left -= w.age()
+		}
+		if ch.Server >= 0 && (!ch.Behind || left <= 0) {
+			return ch, &topo.Servers[ch.Server], nil
+		}
+		if ch.Server < 0 {
+			left = s.db.FailoverTimeout - w.age()
+		}
 		if left <= 0 {
-			return ch, "", wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
+			return ch, nil, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
 				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
 		}
 		if err := s.waitFor(left, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) }); err != nil {
-			return ch, "", err
+			return ch, nil, err
 		}
 	}
 }
 
+// request is what the router is asked for a plan.
+func (s *Session) request(plan *router.Plan) router.Request {
+	req := router.Request{Plan: plan, Seen: s.seen(s.level())}
+	if plan.Target != "" {
+		req.Target, req.By = plan.Target, router.ByComment
+	}
+	return req
+}
+
 func (s *Session) policy() router.Policy {
 	p := router.Policy{
-		Split: s.db.ReadWriteSplit, MaxReplicaLag: s.db.MaxReplicaLag,
-		PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
+		Split: s.db.ReadWriteSplit, PrimaryReads: s.db.PrimaryReads, LoadBalance: s.db.LoadBalance,
 	}
 	if p.Split != config.SplitAny && (s.mode == config.PoolSession || s.serializable()) {
 		p.Split = config.SplitOff // one server connection for the whole session; or no standby can
@@ -181,11 +197,11 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		if err := s.refresh(); err != nil {
 			return nil, err
 		}
-		ch, addr, err := s.choose(plan, &w)
+		ch, server, err := s.choose(plan, &w)
 		if err != nil {
 			return nil, err
 		}
-		p, err := s.poolOf(ch.Server, addr)
+		p, err := s.poolOf(ch.Server, server.Addr)
 		if errors.Is(err, pool.ErrClosed) {
 			if err := s.renew(); err != nil {
 				return nil, err
@@ -203,7 +219,8 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 			if s.ending.Load() { // end has looked for a connection before there was one
 				return nil, s.endReason()
 			}
-			s.note(plan, ch, p.Key.Server)
+			s.look(plan, ch.Role, server.Addr, server.Steady)
+			s.note(plan, ch, server.Addr)
 			return c, nil
 		}
 		if err := s.acquireError(err, p, &w); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,6 +117,17 @@ func (h *harness) Client(t testing.TB, pairs ...string) *pgtest.RawClient {
 	return c
 }
 
+// client logs in to another database.
+func (h *harness) client(t testing.TB, database string) *pgtest.RawClient {
+	t.Helper()
+	c := pgtest.DialRaw(t, h.Addr)
+	c.Login(testUser, testPassword, "database", database)
+	return c
+}
+
+// port is that of a server, as the configuration has it.
+func port(n *pgtest.Node) string { return strconv.Itoa(n.Port) }
+
 // parseConfig writes a configuration and its auth_file into a temporary folder.
 func parseConfig(t testing.TB, opt harnessOptions) *config.Config {
 	t.Helper()
@@ -157,6 +169,7 @@ type topologies struct {
 	changed chan struct{}
 	loads   map[string]*atomic.Int64
 	suspect []string
+	wanted  int64
 }
 
 // newTopologies has every server of a configuration up, in its fixed role, and
@@ -219,16 +232,37 @@ func (t *topologies) Suspect(_, addr string) {
 	t.suspect = append(t.suspect, addr)
 }
 
+// Want implements proxy.Topologies.
+func (t *topologies) Want(_ string, stamp int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wanted = max(t.wanted, stamp)
+}
+
 // Change paints a new picture of database app.
 func (t *topologies) Change(change func(servers []router.Server)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.now["app"]
-	topo := &router.Topology{Generation: old.Generation + 1, Servers: append([]router.Server(nil), old.Servers...), Turn: old.Turn}
+	topo := &router.Topology{
+		Generation: old.Generation + 1, System: old.System, Servers: append([]router.Server(nil), old.Servers...), Turn: old.Turn,
+	}
 	change(topo.Servers)
 	t.now["app"] = topo
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// setSystem says which cluster all servers are of.
+func (t *topologies) setSystem(system string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, old := range t.now {
+		topo := *old
+		topo.System = system
+		topo.Generation++
+		t.now[name] = &topo
+	}
 }
 
 // logBook keeps what was logged.

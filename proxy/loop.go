@@ -302,6 +302,9 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 			}
 		}
 		if a.holding && s.fits(plan) {
+			if s.sight.blind {
+				s.sight.blind = blind(plan)
+			}
 			if s.route.Plan != plan {
 				s.route.Plan, s.route.Reason = plan, reasonHeld
 			}

@@ -27,6 +27,9 @@ type Topologies interface {
 	Wait(ctx context.Context, database string, than uint64) error
 	// Suspect is told that a server connection broke.
 	Suspect(database, addr string)
+	// Want is told that a read must see on a replica what could be seen on the
+	// primary at this moment, and that no replica is known to show it.
+	Want(database string, stamp int64)
 }
 
 // Console serves the admin database to a client that has logged in. Package
@@ -88,7 +91,7 @@ type Server struct {
 
 	console atomic.Pointer[Console]
 	current atomic.Pointer[Settings]
-	writes  sync.Map // database entry -> *atomic.Int64: stamp of the last acknowledged write
+	ledger  ledger // stamps of the last acknowledged writes
 
 	// Atomic, for observers.
 	draining atomic.Bool
@@ -215,16 +218,6 @@ func (s *Server) list() []*Session {
 	s.mu.RUnlock()
 	slices.SortFunc(l, func(a, b *Session) int { return int(int64(a.id) - int64(b.id)) })
 	return l
-}
-
-// lastWrite returns the stamp of the last write acknowledged to any client of a
-// database.
-func (s *Server) lastWrite(entry string) *atomic.Int64 {
-	if v, ok := s.writes.Load(entry); ok {
-		return v.(*atomic.Int64)
-	}
-	v, _ := s.writes.LoadOrStore(entry, new(atomic.Int64))
-	return v.(*atomic.Int64)
 }
 
 // SetDisabled makes a database refuse new clients, or accept them again.

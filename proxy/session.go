@@ -42,7 +42,6 @@ type Session struct {
 	identity auth.Identity
 	heldMax  int               // longest message in bytes that io can hold
 	base     *backend.Settings // from the startup packet
-	writes   *atomic.Int64     // of the database, see Server.lastWrite
 	welcomed atomic.Bool
 
 	// Owned by the session's goroutine.
@@ -60,6 +59,8 @@ type Session struct {
 	barrierChange uint64       // changes of names up to this number come before it
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
+	sight         sight        // what its reads have shown
+	system        string       // of the topology that writes were counted for, see count
 	cfg           *config.Config
 	db            *config.Database // entry of cfg
 	mode          config.PoolMode
@@ -88,7 +89,10 @@ type Session struct {
 	hasUndone  atomic.Bool
 	settings   atomic.Pointer[backend.Settings] // wanted now
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
-	lastWrite  atomic.Int64
+	answered   atomic.Int64                     // stamp of the last ReadyForQuery
+	lastWrite  atomic.Int64                     // stamp of the session's last acknowledged write
+	mine       atomic.Pointer[atomic.Int64]     // stamp of the last write that counts as its own
+	writes     atomic.Pointer[[]*atomic.Int64]  // those of the database, see Server.writesOf
 	cancelling atomic.Bool
 	failing    atomic.Bool  // a statement has failed that is to be run again
 	canceled   atomic.Bool  // the client has asked for a cancel meanwhile

@@ -50,15 +50,16 @@ func (s *Session) Undone(change uint64) {
 	s.hasUndone.Store(true)
 }
 
-// Wrote notes an acknowledged write.
-func (s *Session) Wrote(at int64) {
-	s.lastWrite.Store(at)
-	w := s.writes
-	for {
-		old := w.Load()
-		if old >= at || w.CompareAndSwap(old, at) {
-			return
-		}
+// Answered notes when the client has seen something last, and an acknowledged
+// write.
+func (s *Session) Answered(at int64, wrote bool) {
+	s.answered.Store(at)
+	if !wrote {
+		return
+	}
+	raise(s.mine.Load(), at)
+	for _, w := range *s.writes.Load() {
+		raise(w, at)
 	}
 }
 

@@ -304,7 +304,6 @@ func (s *Session) welcome(su *wire.Startup) error {
 	if err := s.refresh(); err != nil {
 		return err
 	}
-	s.writes = s.srv.lastWrite(s.db.Name)
 	s.heldMax = cfg.Proxy.MaxQueryParseSize
 	s.io = netio.New(s.nc, s.heldMax+64<<10)
 	params, wanted, err := s.srv.welcomes.get(s, wanted)

@@ -15,6 +15,8 @@ const (
 	reasonReadShow   Reason = "read: setting of the whole cluster"
 	reasonEmpty      Reason = "empty query"
 	reasonOwn        Reason = "answered by the proxy"
+	reasonBadHint    Reason = "hint not understood"
+	reasonMixed      Reason = "pgproxy.* among several statements"
 	reasonMulti      Reason = "several statements"
 	reasonNoParse    Reason = "does not parse"
 	reasonUnreadable Reason = "does not parse: quote or character out of place"
@@ -49,10 +51,16 @@ func analyse(text []byte) *Plan {
 	}
 	p := &Plan{Reason: reasonMulti, Effects: EffectMulti}
 	for _, s := range tree.GetStmts() {
-		p.Effects |= planOf(s.GetStmt()).Effects
+		one := planOf(s.GetStmt())
+		p.Effects |= one.Effects
+		if one.Proxy != nil {
+			p.Reason, p.Bad = reasonMixed, mixed
+		}
 	}
 	return p
 }
+
+var mixed = &Refusal{"0A000", "SET, RESET and SHOW of pgproxy.* must each be sent alone, not among several statements"}
 
 // findings is what a walk over one statement's tree brings home.
 type findings struct {

@@ -44,6 +44,9 @@ func planSet(n *pg.VariableSetStmt) *Plan {
 		v.Reset = true
 	case pg.VariableSetKind_VAR_SET_VALUE:
 		value, ok := settingValue(name, n.GetArgs())
+		if !ok && strings.HasPrefix(name, ownPrefix) {
+			return &Plan{Reason: reasonOwn, Tag: tag, Bad: &Refusal{"22023", "invalid value for parameter \"" + name + "\": want a word or a string"}}
+		}
 		if !ok {
 			return primary("session: SET "+clean(name), tag, setEffect(local))
 		}

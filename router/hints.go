@@ -5,13 +5,15 @@ import "bytes"
 // hint is what a leading comment asks for, as in
 //
 //	/* pgproxy: target=replica */ SELECT ...
+//	/* pgproxy: explain, target=analytics */ SELECT ...
 //
 // Only a comment that is the very first thing in the text counts; white space
 // may stand in front of it. A hint is a part of the shape.
 type hint struct {
-	found  bool
-	bad    bool
-	target []byte // in the text; nil when bad
+	found   bool
+	bad     bool
+	explain bool   // say with a notice where the statement goes
+	target  []byte // in the text; nil for none
 }
 
 // maxTarget is the longest name of a target, in bytes.
@@ -36,13 +38,20 @@ func leadingHint(sql []byte) hint {
 		return hint{}
 	}
 	h := hint{found: true}
-	key, value, ok := bytes.Cut(body[len(name):], []byte("="))
-	value = bytes.TrimSpace(value)
-	if !ok || !equalFold(bytes.TrimSpace(key), "target") || !targetName(value) {
-		h.bad = true
-		return h
+	for rest, more := body[len(name):], true; more; {
+		var item []byte
+		item, rest, more = bytes.Cut(rest, []byte(","))
+		key, value, assigned := bytes.Cut(item, []byte("="))
+		key, value = bytes.TrimSpace(key), bytes.TrimSpace(value)
+		switch {
+		case !assigned && equalFold(key, "explain") && !h.explain:
+			h.explain = true
+		case assigned && equalFold(key, "target") && targetName(value) && h.target == nil:
+			h.target = value
+		default:
+			return hint{found: true, bad: true}
+		}
 	}
-	h.target = value
 	return h
 }
 
@@ -59,11 +68,11 @@ func equalFold(b []byte, word string) bool {
 }
 
 // targetName tells whether b can name a target: letters, digits, "_", "-", ".".
-func targetName(b []byte) bool {
+func targetName[T []byte | string](b T) bool {
 	if len(b) == 0 || len(b) > maxTarget {
 		return false
 	}
-	for _, c := range b {
+	for _, c := range []byte(b) {
 		if c >= 0x80 || c != '-' && c != '.' && (c == '$' || lower[c] == 0) {
 			return false
 		}
@@ -71,11 +80,13 @@ func targetName(b []byte) bool {
 	return true
 }
 
-// The two halves of what a shape begins with when its text had a hint.
+// The parts of what a shape begins with when its text had a hint.
 const (
-	hintOpen  = "/* pgproxy: target="
-	hintClose = " */"
-	hintBad   = "/* pgproxy: ? */"
+	hintOpen    = "/* pgproxy: "
+	hintTarget  = "target="
+	hintExplain = "explain"
+	hintClose   = " */"
+	hintBad     = "/* pgproxy: ? */"
 )
 
 // appendTo writes the hint as a shape begins with it.
@@ -87,7 +98,15 @@ func (h hint) appendTo(out []byte) []byte {
 		return append(out, hintBad...)
 	}
 	out = append(out, hintOpen...)
-	out = append(out, h.word()...)
+	if h.target != nil {
+		out = append(append(out, hintTarget...), h.word()...)
+		if h.explain {
+			out = append(out, ", "...)
+		}
+	}
+	if h.explain {
+		out = append(out, hintExplain...)
+	}
 	return append(out, hintClose...)
 }
 
@@ -95,15 +114,15 @@ func (h hint) appendTo(out []byte) []byte {
 // as it was written.
 func (h hint) word() []byte {
 	switch {
-	case equalFold(h.target, "primary"):
+	case equalFold(h.target, TargetPrimary):
 		return wordPrimary
-	case equalFold(h.target, "replica"):
+	case equalFold(h.target, TargetReplica):
 		return wordReplica
 	}
 	return h.target
 }
 
 var (
-	wordPrimary = []byte("primary")
-	wordReplica = []byte("replica")
+	wordPrimary = []byte(TargetPrimary)
+	wordReplica = []byte(TargetReplica)
 )

@@ -31,6 +31,14 @@ func TestHints(t *testing.T) {
 		{"/* pgproxy: target=" + strings.Repeat("x", 64) + " */ SELECT 1", "", ClassPrimary, true},
 		{"/* pgproxy: target=x */ SHOW pgproxy.a", "x", ClassAny, false},
 		{"/* pgproxy: x */ SHOW pgproxy.a", "", ClassPrimary, true},
+		{"/* pgproxy: explain */ SELECT 1", "", ClassRead, false},
+		{"/* pgproxy: explain, target=replica */ SELECT 1", "replica", ClassRead, false},
+		{"/* pgproxy: target=a ,EXPLAIN */ SELECT 1", "a", ClassRead, false},
+		{"/* pgproxy: target=a, target=b */ SELECT 1", "", ClassPrimary, true},
+		{"/* pgproxy: explain explain */ SELECT 1", "", ClassPrimary, true},
+		{"/* pgproxy: explain=1 */ SELECT 1", "", ClassPrimary, true},
+		{"/* pgproxy: explain, */ SELECT 1", "", ClassPrimary, true},
+		{"/* pgproxy: */ SELECT 1", "", ClassPrimary, true},
 		{"/* pgproxy */ SELECT 1", "", ClassRead, false},
 		{"/* x pgproxy: target=replica */ SELECT 1", "", ClassRead, false},
 		{"/* a */ /* pgproxy: target=replica */ SELECT 1", "", ClassRead, false},
@@ -46,8 +54,11 @@ func TestHints(t *testing.T) {
 			if p.Target != c.target || p.Class != c.class || (p.Reason == bad) != c.bad {
 				t.Errorf("%s: target %q, %s", c.sql, p.Target, summary(p))
 			}
-			if c.bad && p.Proxy != nil {
-				t.Errorf("%s: answered by the proxy", c.sql)
+			if c.bad != (p.Bad != nil) || c.bad && p.Proxy != nil {
+				t.Errorf("%s: refused: %v, answered by the proxy: %v", c.sql, p.Bad, p.Proxy)
+			}
+			if p.Explain != (!c.bad && strings.Contains(strings.ToLower(c.sql), "explain")) {
+				t.Errorf("%s: explain is %v", c.sql, p.Explain)
 			}
 		}
 	}

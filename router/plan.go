@@ -134,6 +134,13 @@ type Plan struct {
 	// /* pgproxy: target=replica */: "primary", "replica" or a group's name,
 	// in lower case; "" for none.
 	Target string
+	// Explain is set by the hint explain: the client wants to hear where the
+	// statement goes.
+	Explain bool
+	// Bad is set for what the proxy refuses: no server sees it.
+	Bad *Refusal
+	// Block is set for BEGIN and START TRANSACTION.
+	Block *Block
 
 	refused atomic.Pointer[string]
 }
@@ -151,6 +158,25 @@ func (p *Plan) Refused() string {
 	}
 	return ""
 }
+
+// Refusal is what a client is told that asks the proxy for what it cannot do.
+type Refusal struct{ Code, Message string }
+
+// Block is what a BEGIN says of its transaction block.
+type Block struct {
+	Isolation string // in lower case; "" is what the session has
+	Access    Access
+}
+
+// Access is the access mode of a transaction block.
+type Access uint8
+
+// The access modes. AccessDefault is what the session has.
+const (
+	AccessDefault Access = iota
+	AccessReadOnly
+	AccessReadWrite
+)
 
 // Var is one setting changed by a SET or RESET statement.
 type Var struct {

@@ -117,12 +117,15 @@ func unshaped(sql []byte, result shaping, odd oddity) *Plan {
 func hinted(p *Plan, h hint) *Plan {
 	switch {
 	case h.bad:
-		p.Class, p.Reason, p.Proxy = ClassPrimary, "hint not understood", nil
+		p.Class, p.Reason, p.Proxy, p.Bad = ClassPrimary, reasonBadHint, nil, badHint
 	case h.found:
-		p.Target = string(h.word())
+		p.Target, p.Explain = string(h.word()), h.explain
 	}
 	return p
 }
+
+var badHint = &Refusal{"22023", "hint not understood: want /* pgproxy: target=primary */, replica or a group of servers, " +
+	"/* pgproxy: explain */, or both with a comma"}
 
 // TooLarge is the plan of a statement that is too long to be held whole, and so
 // cannot be given to Plan: the primary, and whatever a statement can do.

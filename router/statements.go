@@ -102,22 +102,29 @@ func planTransaction(n *pg.TransactionStmt) *Plan {
 		if n.GetKind() == pg.TransactionStmtKind_TRANS_STMT_START {
 			tag = "START TRANSACTION"
 		}
-		readOnly, serializable := false, false
+		block := &Block{}
 		for _, v := range transactionVars(n.GetOptions(), "") {
 			switch v.Name {
 			case "transaction_read_only":
-				readOnly = v.Value == "on"
+				block.Access = AccessReadWrite
+				if v.Value == "on" {
+					block.Access = AccessReadOnly
+				}
 			case "transaction_isolation":
-				serializable = v.Value == "serializable"
+				block.Isolation = v.Value
 			}
 		}
-		switch {
-		case readOnly && serializable:
-			return primary("transaction: "+Reason(tag)+" SERIALIZABLE", tag, EffectBegin|EffectBeginReadOnly)
-		case readOnly:
-			return &Plan{Class: ClassRead, Reason: reasonReadBegin, Tag: tag, Effects: EffectBegin | EffectBeginReadOnly}
+		p := primary("transaction: "+Reason(tag), tag, EffectBegin)
+		p.Block = block
+		if block.Access == AccessReadOnly {
+			p.Effects |= EffectBeginReadOnly
+			if block.Isolation == "serializable" {
+				p.Reason += " SERIALIZABLE"
+			} else {
+				p.Class, p.Reason = ClassRead, reasonReadBegin
+			}
 		}
-		return primary("transaction: "+Reason(tag), tag, EffectBegin)
+		return p
 	case pg.TransactionStmtKind_TRANS_STMT_COMMIT:
 		return primary("transaction: COMMIT", "COMMIT", EffectEnd|chain)
 	case pg.TransactionStmtKind_TRANS_STMT_ROLLBACK:

@@ -61,9 +61,13 @@ func pickDatabase(cfg *config.Config, name string) (*config.Database, error) {
 // explainRoute says what happens to a statement outside a transaction while
 // every server is up and has caught up.
 func explainRoute(plan *router.Plan, db *config.Database) string {
+	req := router.Request{Plan: plan, Target: plan.Target}
+	if plan.Target != "" {
+		req.By = router.ByComment
+	}
 	ch := assumedTopology(db).Choose(router.Policy{
-		Split: db.ReadWriteSplit, MaxReplicaLag: db.MaxReplicaLag, PrimaryReads: db.PrimaryReads, LoadBalance: db.LoadBalance,
-	}, router.Request{Plan: plan})
+		Split: db.ReadWriteSplit, PrimaryReads: db.PrimaryReads, LoadBalance: db.LoadBalance,
+	}, req)
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%-10s %s\n", name, value) }
 	goes := "nowhere"

@@ -1,0 +1,252 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"pgproxy/pgtest"
+	"pgproxy/router"
+)
+
+// where tells on which server the last statement of a client ran: its role, and
+// the address of a replica.
+func where(c *pgtest.RawClient) string {
+	role, rest, _ := strings.Cut(value(c, "SHOW pgproxy.route"), " ")
+	if role == "replica" {
+		addr, _, _ := strings.Cut(rest, ": ")
+		return addr
+	}
+	return role
+}
+
+// cover sets up to which moment each replica shows what the primary did.
+func (h *harness) cover(stamps ...int64) {
+	h.Topo.Change(func(servers []router.Server) {
+		for i, at := range stamps {
+			servers[i+1].Covered = at
+		}
+	})
+}
+
+// reads runs a read and tells where.
+func reads(t testing.TB, c *pgtest.RawClient) string {
+	t.Helper()
+	same(t, c, "SELECT 7", "T D(7) C(SELECT 1) Z(I)")
+	return where(c)
+}
+
+func (h *harness) wanted() int64 {
+	h.Topo.mu.Lock()
+	defer h.Topo.mu.Unlock()
+	return h.Topo.wanted
+}
+
+// TestReadsAreMonotonic: a session goes from one server to another only where it
+// sees at least as much.
+func TestReadsAreMonotonic(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust})
+	a := h.Client(t)
+	h.cover(1, 1)
+	first := reads(t, a)
+	for range 20 {
+		if got := reads(t, a); got != first {
+			t.Fatalf("went from %s to %s, which is not known to show as much", first, got)
+		}
+	}
+	// Its replica is gone, and the other one does not show what it has seen.
+	down := func(addr string, down bool) {
+		h.Topo.Change(func(servers []router.Server) {
+			for i := range servers {
+				if servers[i].Addr == addr {
+					servers[i].Up = !down
+				}
+			}
+		})
+	}
+	before := router.Nanotime()
+	down(first, true)
+	if got := reads(t, a); got != "primary" {
+		t.Errorf("without its replica it read from %s", got)
+	}
+	if h.wanted() == 0 {
+		t.Error("nobody was told that a read waits")
+	}
+	h.cover(before, before) // more than its replica had shown, but it has read from the primary since
+	if got := reads(t, a); got != "primary" {
+		t.Errorf("after a read from the primary it read from %s", got)
+	}
+	now := router.Nanotime()
+	h.cover(now, now)
+	if got := reads(t, a); got == "primary" || got == first {
+		t.Errorf("with the other one caught up it read from %s", got)
+	}
+	// A replica that has restarted may show less than it did.
+	second := where(a)
+	down(first, false)
+	h.Topo.Change(func(servers []router.Server) {
+		for i := range servers {
+			servers[i].Covered = 1
+			if servers[i].Addr == second {
+				servers[i].Steady = router.Nanotime()
+			}
+		}
+	})
+	if got := reads(t, a); got != "primary" {
+		t.Errorf("after a restart of its replica it read from %s", got)
+	}
+	// A session that has only begun has seen nothing, nor does SET show anything.
+	b := h.Client(t)
+	b.Query("SET work_mem = '8MB'")
+	if got := reads(t, b); got == "primary" {
+		t.Error("a new session read from the primary")
+	}
+}
+
+// TestGlobalSeesOtherEntries: entries of the configuration for the same database
+// see each other's writes, whatever they are called.
+func TestGlobalSeesOtherEntries(t *testing.T) {
+	c := realCluster(t)
+	more := `
+[databases.again]
+dbname = "postgres"
+servers = [{ host = "` + c.Primary.Host + `", port = ` + port(c.Primary) + `, role = "primary" }]
+
+[databases.elsewhere]
+dbname = "template1"
+servers = [{ host = "` + c.Primary.Host + `", port = ` + port(c.Primary) + `, role = "primary" }]
+`
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "consistency = \"global\"", More: more})
+	h.client(t, "app").Query("CREATE TABLE IF NOT EXISTS seen_by_all (i int)")
+	settle := func() { now := router.Nanotime(); h.cover(now, now) }
+	for _, v := range []struct {
+		database, sql string
+		want          string
+	}{
+		{"app", "INSERT INTO seen_by_all VALUES (1)", "primary"},
+		{"again", "INSERT INTO seen_by_all VALUES (1)", "primary"},
+		{"again", "SELECT 1", ""},
+		{"elsewhere", "CREATE TEMP TABLE x (i int)", ""},
+	} {
+		writer, reader := h.client(t, v.database), h.client(t, "app")
+		settle()
+		if got := reads(t, reader); got == "primary" {
+			t.Error("before the write it read from the primary")
+		}
+		writer.Query(v.sql)
+		if got := reads(t, reader); v.want == "primary" && got != "primary" || v.want == "" && got == "primary" {
+			t.Errorf("after %s in %s it read from %s", v.sql, v.database, got)
+		}
+		settle()
+		if got := reads(t, reader); got == "primary" {
+			t.Errorf("covered, it read from %s", got)
+		}
+	}
+}
+
+// TestGlobalByCluster: two names of one server are one cluster.
+func TestGlobalByCluster(t *testing.T) {
+	c := realCluster(t)
+	more := `
+[databases.again]
+dbname = "postgres"
+servers = [{ host = "localhost", port = ` + port(c.Primary) + `, role = "primary" }]
+`
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "consistency = \"global\"", More: more})
+	h.Topo.setSystem("one")
+	writer, reader := h.client(t, "again"), h.client(t, "app")
+	now := router.Nanotime()
+	h.cover(now, now)
+	if got := reads(t, reader); got == "primary" {
+		t.Error("before the write it read from the primary")
+	}
+	writer.Query("CREATE TABLE IF NOT EXISTS seen_by_all (i int)")
+	if got := reads(t, reader); got != "primary" {
+		t.Errorf("after the write it read from %s", got)
+	}
+}
+
+// TestConsistencyScopeUser: a user's new session sees what an earlier one wrote.
+func TestConsistencyScopeUser(t *testing.T) {
+	c := realCluster(t)
+	for _, scope := range []string{"session", "user"} {
+		t.Run(scope, func(t *testing.T) {
+			h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "consistency_scope = \"" + scope + "\""})
+			a := h.Client(t)
+			a.Query("CREATE TABLE IF NOT EXISTS seen_by_all (i int)")
+			h.cover(1, 1)
+			a.Query("INSERT INTO seen_by_all VALUES (1)")
+			a.Terminate()
+			b := h.Client(t)
+			if got := reads(t, b); (got == "primary") != (scope == "user") {
+				t.Errorf("the next session of the user read from %s", got)
+			}
+			other := pgtest.DialRaw(t, h.Addr)
+			other.Login(otherUser, otherSecret, "database", "app")
+			now := router.Nanotime()
+			h.cover(now, now)
+			b.Query("INSERT INTO seen_by_all VALUES (1)")
+			if got := reads(t, other); got == "primary" {
+				t.Error("another user read from the primary")
+			}
+			if got := reads(t, h.Client(t)); (got == "primary") != (scope == "user") {
+				t.Errorf("another session of the user read from %s", got)
+			}
+		})
+	}
+}
+
+// TestConsistencyOfUser: [users.NAME] has the last word of the file.
+func TestConsistencyOfUser(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{
+		Servers: addrs(c), Proxy: trust, Database: "consistency = \"session\"", More: "[users.alice]\nconsistency = \"eventual\"\n",
+	})
+	a := h.Client(t)
+	other := pgtest.DialRaw(t, h.Addr)
+	other.Login(otherUser, otherSecret, "database", "app")
+	h.cover(1, 1)
+	for client, want := range map[*pgtest.RawClient]bool{a: true, other: false} {
+		client.Query("CREATE TABLE IF NOT EXISTS seen_by_all (i int)")
+		if got := reads(t, client); (got != "primary") != want {
+			t.Errorf("after its write it read from %s", got)
+		}
+	}
+}
+
+// TestCausalWait: a read waits for a replica for so long, and no longer.
+func TestCausalWait(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "causal_wait = \"1h\""})
+	a := h.Client(t)
+	a.Query("CREATE TABLE IF NOT EXISTS seen_by_all (i int)")
+	h.cover(1, 1)
+	a.Query("INSERT INTO seen_by_all VALUES (1)")
+	a.Send(pgtest.Query("SELECT 7"))
+	h.waitState(t, a, "waiting")
+	now := router.Nanotime()
+	if got := h.wanted(); got == 0 || got > now {
+		t.Errorf("wanted was %d, now is %d", got, now)
+	}
+	h.cover(1, now)
+	a.Expect("T D(7) C(SELECT 1) Z(I)")
+	if got := where(a); got != addrs(c)[2] {
+		t.Errorf("it read from %s", got)
+	}
+	// A cancel request ends the wait.
+	a.Query("INSERT INTO seen_by_all VALUES (1)")
+	a.Send(pgtest.Query("SELECT 7"))
+	h.waitState(t, a, "waiting")
+	a.Cancel(h.Addr)
+	a.Expect("E(57014) Z(I)")
+
+	short := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "causal_wait = \"20ms\""})
+	b := short.Client(t)
+	short.cover(1, 1)
+	b.Query("INSERT INTO seen_by_all VALUES (1)")
+	began := time.Now()
+	if got := reads(t, b); got != "primary" || time.Since(began) < 20*time.Millisecond {
+		t.Errorf("after %v it read from %s", time.Since(began), got)
+	}
+}
