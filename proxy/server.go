@@ -110,6 +110,8 @@ type Server struct {
 	listeners []net.Listener
 	disabled  map[string]bool
 	closed    bool
+
+	byDatabase, byUser counts // clients that have logged in
 }
 
 // New makes a Server. Listen starts it, Close ends it.
@@ -118,6 +120,7 @@ func New(st *Settings, opt Options) *Server {
 	s := &Server{
 		log: opt.Log, pools: opt.Pools, router: opt.Router, topo: opt.Topologies, registry: newRegistry(),
 		ctx: ctx, stop: stop, sessions: make(map[uint32]*Session), disabled: make(map[string]bool),
+		byDatabase: make(counts), byUser: make(counts),
 	}
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
@@ -203,6 +206,10 @@ func (s *Server) Serve(nc net.Conn) {
 func (s *Server) forget(ses *Session) {
 	s.mu.Lock()
 	delete(s.sessions, ses.pid)
+	if ses.admitted {
+		s.byDatabase.add(ses.database, -1)
+		s.byUser.add(ses.user, -1)
+	}
 	s.mu.Unlock()
 	s.clients.Add(-1)
 	s.goes.Done()

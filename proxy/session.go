@@ -42,6 +42,7 @@ type Session struct {
 	identity auth.Identity
 	heldMax  int               // longest message in bytes that io can hold
 	base     *backend.Settings // from the startup packet
+	admitted bool              // counted among the clients of its database and user; guarded by srv.mu
 	welcomed atomic.Bool
 
 	// Owned by the session's goroutine.
@@ -99,6 +100,7 @@ type Session struct {
 	ending     atomic.Bool  // ended is set
 	waiting    atomic.Int64 // since when, Nanotime; 0 is not waiting
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime
+	noticed    atomic.Int64 // lastSeen of the wait that the client was told of
 	prepared   atomic.Int64
 }
 

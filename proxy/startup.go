@@ -84,6 +84,8 @@ func (s *Session) loginError(err error) error {
 		return err
 	case errors.Is(err, wire.ErrLength), errors.Is(err, wire.ErrMessage):
 		return wire.Fatalf(wire.CodeProtocolViolation, "invalid startup packet: %v", err).Because(err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return wire.Fatalf(wire.CodeProtocolViolation, "client_login_timeout").Because(err)
 	case errors.Is(err, auth.ErrFailed):
 		return wire.Fatalf(wire.CodeInvalidPassword, "password authentication failed for user %q", s.user).Because(err)
 	}
@@ -163,6 +165,9 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 		if s.srv.Disabled(s.database) {
 			return wire.Fatalf(wire.CodeCannotConnectNow, "database %q is disabled", s.database)
 		}
+	}
+	if err := s.srv.admit(s, st.Config); err != nil {
+		return err
 	}
 	_, err = s.nc.Write(wire.AppendAuth(nil, wire.AuthOK, nil))
 	return err

@@ -2,11 +2,8 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"time"
 
-	"pgproxy/config"
-	"pgproxy/router"
 	"pgproxy/wire"
 )
 
@@ -26,42 +23,13 @@ func (s *Server) sweep() {
 			return
 		case <-t.C:
 		}
-		p := &s.current.Load().Config.Proxy
+		cfg := s.current.Load().Config
 		for _, ses := range s.list() {
 			if ses.welcomed.Load() {
-				ses.inspect(p)
+				ses.inspect(cfg)
 			}
 		}
 	}
-}
-
-// inspect looks after one session.
-func (s *Session) inspect(p *config.Proxy) {
-	if s.io.Probe() || s.waiter.Waiting() && s.io.Ended() {
-		s.end(io.EOF)
-		return
-	}
-	if c := s.current.Load(); c != nil && c.HeldBy(s) {
-		if p.QueryTimeout <= 0 && p.IdleTransactionTimeout <= 0 {
-			return
-		}
-		switch i := c.Info(); {
-		case i.Holder != s:
-		case p.QueryTimeout > 0 && i.QueryFor > p.QueryTimeout:
-			s.end(wire.Fatalf(wire.CodeQueryCanceled, "query_timeout"))
-		case p.IdleTransactionTimeout > 0 && i.XactIdle && s.quietFor() > p.IdleTransactionTimeout:
-			s.end(wire.Fatalf(wire.CodeIdleInTransaction, "idle_transaction_timeout"))
-		}
-		return
-	}
-	if p.ClientIdleTimeout > 0 && !s.waiter.Waiting() && s.quietFor() > p.ClientIdleTimeout {
-		s.end(wire.Fatalf(wire.CodeAdminShutdown, "client_idle_timeout"))
-	}
-}
-
-// quietFor returns how long ago the client last sent something.
-func (s *Session) quietFor() time.Duration {
-	return time.Duration(router.Nanotime() - s.lastSeen.Load())
 }
 
 // busy reports whether the client has a server connection, or waits for one.

@@ -35,10 +35,10 @@ func TestClientTimeouts(t *testing.T) {
 	working.Query("BEGIN")
 	working.Send(pgtest.Query("SELECT 'busy' FROM pg_sleep(3)"))
 
-	ended(inside1, "25P03", "idle_transaction_timeout")
-	ended(idle3, "57P01", "client_idle_timeout")
+	ended(inside1, "08P01", "idle transaction timeout")
+	ended(idle3, "08P01", "client_idle_timeout")
 	msgs := busy2.ExpectEOF()
-	if n := len(msgs); n == 0 || code(msgs[n-1].Err()) != "57014" || msgs[n-1].Err().Message != "query_timeout" {
+	if n := len(msgs); n == 0 || code(msgs[n-1].Err()) != "08P01" || msgs[n-1].Err().Message != "query timeout" {
 		t.Errorf("got %s", pgtest.Trace(msgs))
 	}
 	busy1.Expect(busyAnswer)

@@ -28,7 +28,6 @@ const (
 	CodeQueryCanceled         = "57014"
 	CodeAdminShutdown         = "57P01"
 	CodeCannotConnectNow      = "57P03"
-	CodeIdleInTransaction     = "25P03"
 	CodeInternal              = "XX000"
 )
 
