@@ -42,6 +42,10 @@ type Sink interface {
 	// Failed is told that a Trial is to be run again. Nothing of it is owed any
 	// more. Called under the connection's mutex.
 	Failed(f *Failure)
+	// Signalled is told, before the reply is relayed, that a statement of the
+	// client's has named a process that the server does not have; superuser says
+	// that the client is one. Called without any lock.
+	Signalled(signal Signal, pid uint32, superuser bool)
 	// Lost is told, once, that the server connection has died, or was closed, while
 	// lent to this client; no reply begins after it. fatal is set when the server's
 	// own FATAL error has been relayed.

@@ -59,14 +59,24 @@ const (
 	Replace    // sent in order to fail: an error with the code of Owed.Err is replaced by it
 )
 
+// Signal is a set of what a statement does to other sessions.
+type Signal uint8
+
+// The signals that SQL can send.
+const (
+	SignalCancel    Signal = 1 << iota // pg_cancel_backend
+	SignalTerminate                    // pg_terminate_backend
+)
+
 // Owed is one reply that the server (or, for Forge, the proxy) still has to give.
 type Owed struct {
-	Kind Kind
-	Do   Do
-	Made byte       // Forge: the type of the body-less message to make
-	Own  bool       // Swallow: its group ends in its own Sync, an error stays inside
-	Sink Sink       // who gets it; nil: nobody
-	Stmt *Statement // Parse: what is being prepared; Close: what is being evicted
+	Kind   Kind
+	Do     Do
+	Made   byte       // Forge: the type of the body-less message to make
+	Own    bool       // Swallow: its group ends in its own Sync, an error stays inside
+	Signal Signal     // what its statement does to the processes that it names
+	Sink   Sink       // who gets it; nil: nobody
+	Stmt   *Statement // Parse: what is being prepared; Close: what is being evicted
 
 	// Change is the number of what the client's message does to its names of
 	// statements: see Sink.Undone. 0 is nothing.

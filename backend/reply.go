@@ -3,6 +3,7 @@ package backend
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,9 +26,9 @@ func (c *Conn) loop() {
 	c.fail(fmt.Errorf("server %s: %w", c.Addr, err))
 }
 
-// inHand returns how many bytes of a message's body must be there before
+// inHandLocked returns how many bytes of a message's body must be there before
 // anything is decided.
-func inHand(h wire.Header) int {
+func (c *Conn) inHandLocked(h wire.Header) int {
 	switch h.Type {
 	case wire.ReadyForQuery, wire.ParameterStatus:
 		return h.Body
@@ -35,6 +36,10 @@ func inHand(h wire.Header) int {
 		return min(h.Body, 64)
 	case wire.ErrorResponse:
 		return min(h.Body, headOfError)
+	case wire.NoticeResponse:
+		if !c.q.empty() && c.q.at(0).Signal != 0 {
+			return min(h.Body, headOfError)
+		}
 	}
 	return 0
 }
@@ -45,6 +50,14 @@ type scan struct {
 	earlier []earlier // what goes out first, to other clients
 	ready   bool      // a ReadyForQuery was seen: the connection may have come free
 	now     int64
+	signals []signalled
+}
+
+// signalled is a process that a client's statement has named in vain.
+type signalled struct {
+	sink   Sink
+	signal Signal
+	pid    uint32
 }
 
 // earlier is a reply to another client than the last one of a scan.
@@ -90,7 +103,7 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 			err = fmt.Errorf("message %q: %w", q[0], herr)
 			break
 		}
-		if len(q) < wire.HeaderLen+inHand(h) {
+		if len(q) < wire.HeaderLen+c.inHandLocked(h) {
 			break
 		}
 		body := q[wire.HeaderLen:min(len(q), h.Size())]
@@ -116,7 +129,11 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		c.counts.Sent += uint64(c.out.Len())
 	}
 	relaying := c.relaying
+	superuser := len(s.signals) > 0 && c.params["is_superuser"] == "on"
 	c.mu.Unlock()
+	for _, x := range s.signals {
+		x.sink.Signalled(x.signal, x.pid, superuser)
+	}
 	if relaying {
 		to = c.relay(&s, relay)
 	}
@@ -289,9 +306,31 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if sink == nil {
 		return false, nil
 	}
+	if h.Type == wire.NoticeResponse && !c.q.empty() && c.q.at(0).Signal != 0 {
+		if pid, ok := noProcess(body); ok {
+			s.signals = append(s.signals, signalled{sink, c.q.at(0).Signal, pid})
+		}
+	}
 	c.try.over()
 	c.to(sink, s)
 	return true, nil
+}
+
+// noProcess reads the warning of pg_cancel_backend and pg_terminate_backend that
+// there is no process of this number. Its text may be in any language, the name
+// of the routine in the server's source is not.
+func noProcess(body []byte) (pid uint32, ok bool) {
+	e := wire.ReadError(body)
+	if e.Routine != "pg_signal_backend" {
+		return 0, false
+	}
+	digits := strings.TrimLeftFunc(e.Message, func(r rune) bool { return r < '0' || r > '9' })
+	end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(digits)
+	}
+	n, err := strconv.ParseUint(digits[:end], 10, 32)
+	return uint32(n), err == nil
 }
 
 // unsettable are the parameters that a server reports but no client can set, or

@@ -164,6 +164,8 @@ func (c *client) Reported(name, value string, login bool) {
 	c.reported = append(c.reported, s)
 }
 
+func (c *client) Signalled(Signal, uint32, bool) {}
+
 func (c *client) Undone(change uint64) {
 	c.st.Lock()
 	defer c.st.Unlock()

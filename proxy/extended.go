@@ -46,7 +46,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		return err
 	}
 	s.lease.Batch()
-	s.open, s.binds = true, 0
+	s.open, s.binds, s.signal = true, 0, 0
 	return nil
 }
 
@@ -299,6 +299,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		a.wrote = true // a statement of SQL's PREPARE may do anything
 	} else if plan.Effects != 0 {
 		s.effects(a, plan, plan.Effects.Any(stateEffects) && s.aloneFrom(q))
+		s.signal |= signalOf(plan)
 	}
 	st := s.stmts[string(name)]
 	if len(name) == 0 || st == nil {

@@ -181,6 +181,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 			return s.failBatch(err, h)
 		}
 		s.push(a, backend.Execute)
+		a.owed[len(a.owed)-1].Signal = s.signal
 		return s.stream(h)
 	case wire.Sync:
 		return s.sync(a, q, h)
@@ -251,6 +252,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	s.unit.note(plan)
 	s.effects(a, plan, !s.open)
 	s.push(a, backend.Query)
+	a.owed[len(a.owed)-1].Signal = signalOf(plan)
 	s.unnamed.drop() // as the server does
 	s.lease.NoUnnamed()
 	if len(q) < h.Size() {

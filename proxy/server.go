@@ -202,6 +202,20 @@ func (s *Server) Serve(nc net.Conn) {
 	go ses.run()
 }
 
+// spawn runs f in a goroutine that Close waits for; after Close it does nothing.
+func (s *Server) spawn(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.goes.Add(1)
+	go func() {
+		defer s.goes.Done()
+		f()
+	}()
+}
+
 // forget takes a session out of the registry, as its last act.
 func (s *Server) forget(ses *Session) {
 	s.mu.Lock()

@@ -70,6 +70,7 @@ type Session struct {
 	changes       []nameChange // not known yet whether they have happened
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
+	signal        backend.Signal // of the open batch's statements
 	unit          unit   // the statement that is being sent
 	tried         uint64 // the batch of the last one that may be run again
 	detour        detour // where it must go, or must not, when it is run again
@@ -136,10 +137,14 @@ func newSession(srv *Server, nc net.Conn) *Session {
 	return &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, since: time.Now()}
 }
 
+// lowestPID is above all process numbers that Linux gives (PID_MAX_LIMIT): a
+// client's is never that of a server process.
+const lowestPID = 1<<22 + 1
+
 func randomPID() uint32 {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
-	return binary.BigEndian.Uint32(b[:])&0x7fffffff | 1
+	return lowestPID + binary.BigEndian.Uint32(b[:])%(1<<31-lowestPID)
 }
 
 // errTerminate ends a session whose client has said goodbye.

@@ -198,6 +198,10 @@ func (f *findings) function(n *pg.FuncCall) {
 		f.refuse("lock: "+clean(name), EffectAdvisoryLock)
 	case functionSessionState:
 		f.refuse("session state: "+clean(name), EffectWrite|EffectOther)
+	case functionCancel:
+		f.refuse("ends a statement: "+clean(name), EffectWrite|EffectCancel)
+	case functionTerminate:
+		f.refuse("ends a session: "+clean(name), EffectWrite|EffectTerminate)
 	default:
 		if !builtin(n.GetFuncname()) || !pureFunctions[name] {
 			f.refuse("function not known to be pure: "+dotted(n.GetFuncname()), EffectWrite)

@@ -133,6 +133,8 @@ const (
 	functionSessionLock               // one that does not
 	functionUnlock                    // gives an advisory lock back
 	functionSessionState              // leaves state that cannot be replayed
+	functionCancel                    // names a process to be interrupted
+	functionTerminate                 // names one to be ended
 )
 
 var functionKinds = func() map[string]functionKind {
@@ -163,6 +165,8 @@ var functionKinds = func() map[string]functionKind {
 			pg_replication_origin_session_setup pg_replication_origin_session_reset
 			pg_create_physical_replication_slot pg_create_logical_replication_slot
 			pg_copy_physical_replication_slot pg_copy_logical_replication_slot`,
+		functionCancel:    `pg_cancel_backend`,
+		functionTerminate: `pg_terminate_backend`,
 	} {
 		for w := range strings.FieldsSeq(words) {
 			kinds[w] = kind

@@ -77,6 +77,10 @@ const (
 	// EffectOther leaves the session in a state that nobody can tell: DO,
 	// CALL, LOAD, or a text that could not be parsed.
 	EffectOther
+	// EffectCancel and EffectTerminate call pg_cancel_backend and
+	// pg_terminate_backend.
+	EffectCancel
+	EffectTerminate
 	// EffectMulti marks a string of several statements.
 	EffectMulti
 )
@@ -84,7 +88,8 @@ const (
 var effectNames = [...]string{
 	"begin", "begin_read_only", "end", "set", "prepare", "deallocate",
 	"deallocate_all", "discard_all", "listen", "temp", "advisory_lock",
-	"hold_cursor", "copy", "ddl", "write", "other", "multi",
+	"hold_cursor", "copy", "ddl", "write", "other", "cancel",
+	"terminate", "multi",
 }
 
 // Has reports whether every bit of want is set.
