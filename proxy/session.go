@@ -71,9 +71,9 @@ type Session struct {
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
 	signal        backend.Signal // of the open batch's statements
-	unit          unit   // the statement that is being sent
-	tried         uint64 // the batch of the last one that may be run again
-	detour        detour // where it must go, or must not, when it is run again
+	unit          unit           // the statement that is being sent
+	tried         uint64         // the batch of the last one that may be run again
+	detour        detour         // where it must go, or must not, when it is run again
 	waiter        pool.Waiter
 
 	// Held while writing to the client.
