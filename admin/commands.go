@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"pgproxy/config"
 	"pgproxy/proxy"
@@ -40,7 +41,9 @@ func (c *call) database(verb string) error {
 
 func reload(c *call) error {
 	if err := c.console.opt.Reload(); err != nil {
-		return wire.Errorf(codeConfigFile, "RELOAD failed, nothing has changed: %v", err).Because(err)
+		e := wire.Errorf(codeConfigFile, "RELOAD failed, see logs for additional details").Because(err)
+		e.Detail = "Nothing has changed: " + err.Error()
+		return e
 	}
 	return nil
 }
@@ -205,9 +208,42 @@ func waitClose(c *call) error {
 	return nil
 }
 
-func suspend(*call) error {
-	return wire.Errorf(wire.CodeFeatureNotSupported, "SUSPEND is not supported").
-		WithHint("PAUSE holds back all clients and closes the server connections.")
+// suspend holds everything back as it is: the server connections stay open. What
+// is not at rest after suspend_timeout is cut.
+func suspend(c *call) error {
+	s, pools := c.console.opt.Server, c.console.opt.Pools
+	if pools.Paused("") {
+		return errPaused
+	}
+	if pools.AnyPaused() {
+		return wire.Errorf(wire.CodeObjectNotInState, "cannot suspend with paused databases")
+	}
+	ctx, end := context.WithCancel(c.ctx)
+	defer end()
+	if d := c.config().Proxy.SuspendTimeout; d > 0 {
+		t := time.AfterFunc(d, s.EndBusy)
+		defer t.Stop()
+	}
+	w := &pauseWait{end: end, ended: make(chan struct{})}
+	c.console.mu.Lock()
+	c.console.pauses[w] = struct{}{}
+	c.console.mu.Unlock()
+
+	err := pools.Suspend(ctx)
+
+	c.console.mu.Lock()
+	delete(c.console.pauses, w)
+	c.console.mu.Unlock()
+	close(w.ended)
+	switch {
+	case err == nil:
+		return nil
+	case c.ctx.Err() == nil:
+		return wire.Errorf(wire.CodeQueryCanceled, "SUSPEND was ended by RESUME")
+	}
+	pools.Resume("")
+	c.console.log.Warn("suspend undone: its client left before it was complete")
+	return wire.Errorf(wire.CodeQueryCanceled, "SUSPEND was ended: its client has left")
 }
 
 // shutdownModes are the words behind SHUTDOWN.
@@ -254,25 +290,19 @@ var ignoredSet = &entry{name: "SET", readOnly: true, run: func(c *call) error {
 	return nil
 }}
 
-// set refuses: the file is the one place where the configuration stands. The
-// value is not repeated, it may be a secret.
+// set changes a key until the next RELOAD. As in PgBouncer one that needs a restart
+// keeps its value; here that is said. The value is not repeated in errors, it may
+// be a secret.
 func set(c *call) error {
 	i := slices.IndexFunc(config.Keys(), func(k config.Key) bool { return k.Name == c.arg })
-	if i < 0 {
-		return wire.Errorf(wire.CodeUndefinedObject, "SET failed").WithHint("SHOW CONFIG lists the keys.")
+	if i >= 0 && !config.Keys()[i].Changeable {
+		_ = c.notice("%s stays as it is until a restart", c.arg)
+		return nil
 	}
-	how := "RELOAD"
-	if !config.Keys()[i].Changeable {
-		how = "restart pgproxy"
+	if err := c.console.opt.Set(c.arg, c.value); err != nil {
+		e := wire.Errorf(wire.CodeInvalidParameterValue, "SET failed").Because(err).WithHint("SHOW CONFIG lists the keys.")
+		e.Detail = err.Error()
+		return e
 	}
-	file := c.config().Path
-	if file == "" {
-		file = "the configuration file"
-	}
-	return wire.Errorf(wire.CodeFeatureNotSupported, "SET %s is not supported: change it in %s, then %s", c.arg, file, how)
-}
-
-func showFDs(*call) error {
-	return wire.Errorf(wire.CodeFeatureNotSupported, "SHOW FDS is not supported: it would show secrets").
-		WithHint("SHOW SOCKETS lists the connections.")
+	return nil
 }

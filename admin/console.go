@@ -29,9 +29,10 @@ type Options struct {
 	Server   *proxy.Server
 	Pools    *pool.Set
 	Health   Health
-	Version  string            // of pgproxy
-	Reload   func() error      // read the configuration again
-	Shutdown func(mode string) // "", WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS; returns at once
+	Version  string                        // of pgproxy
+	Reload   func() error                  // read the configuration again
+	Set      func(key, value string) error // change a key until the next Reload
+	Shutdown func(mode string)             // "", WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS; returns at once
 }
 
 // Console serves the admin database. It is a proxy.Console.

@@ -35,6 +35,7 @@ type call struct {
 	console *Console
 	client  *client
 	arg     string
+	value   string        // of SET
 	notices []*wire.Error // to send in front of CommandComplete
 }
 
@@ -66,12 +67,12 @@ func init() {
 		&entry{name: "MEM", readOnly: true, cols: columns("siiii", "name", "size", "used", "free", "memtotal"), rows: nothing},
 		&entry{name: "DNS_HOSTS", readOnly: true, cols: columns("sqs", "hostname", "ttl", "addrs"), rows: nothing},
 		&entry{name: "DNS_ZONES", readOnly: true, cols: columns("sqi", "zonename", "serial", "count"), rows: nothing},
-		&entry{name: "PEERS", readOnly: true, cols: columns("isii", "peer_id", "host", "port", "pool_size"), rows: nothing},
+		&entry{name: "PEERS", readOnly: true, cols: columns("isii", "peer_id", "host", "port", "pool_size"), rows: showPeers},
 		&entry{name: "PEER_POOLS", readOnly: true, cols: columns("iiiii", "peer_id", "cl_active_cancel_req",
 			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: nothing},
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
-		&entry{name: "FDS", run: showFDs},
+		&entry{name: "FDS", cols: fdColumns, rows: nothing},
 	)
 	for _, p := range fakeParams {
 		value := p.value
@@ -128,6 +129,7 @@ func prepare(sql string, admin bool) (*ready, *wire.Error) {
 			return r, nil
 		}
 		r.entry, r.arg = commands["set"], r.key
+		r.tag = "SET " + r.key + "=" + r.value
 	case kindCommand:
 		switch r.verb {
 		case "show", "select":

@@ -3,7 +3,9 @@ package admin
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +24,10 @@ func showHelp(c *call) error {
 		"SHOW HELP|CONFIG|DATABASES|POOLS|POOLS_SERVERS|CLIENTS|SERVERS|USERS|VERSION",
 		"SHOW SERVERS_HEALTH|PINS",
 		"SHOW PEERS|PEER_POOLS",
-		"SHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
+		"SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
 		"SHOW DNS_HOSTS|DNS_ZONES",
 		"SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS",
+		"SET key = arg",
 		"RELOAD",
 		"PAUSE [<db>]",
 		"RESUME [<db>]",
@@ -33,6 +36,7 @@ func showHelp(c *call) error {
 		"RECONNECT [<db>]",
 		"KILL [<db>]",
 		"KILL_CLIENT <client_id>",
+		"SUSPEND",
 		"SHUTDOWN",
 		"SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS",
 		"WAIT_CLOSE [<db>]",
@@ -56,14 +60,52 @@ func showConfig(c *call) []row {
 	values := c.config().Values()
 	var out []row
 	for _, k := range config.Keys() {
-		out = append(out, row{k.Name, values[k.Name], k.Default, yesNo(k.Changeable)})
+		out = append(out, row{k.Name, asBouncer(&k, values[k.Name]), asBouncer(&k, k.Default), yesNo(k.Changeable)})
+	}
+	return out
+}
+
+// asBouncer writes a value as PgBouncer does: booleans as 1 and 0, durations as
+// seconds, and tcp_user_timeout as milliseconds.
+func asBouncer(k *config.Key, value string) string {
+	switch k.Kind {
+	case config.KindBool:
+		if value == "true" {
+			return "1"
+		}
+		return "0"
+	case config.KindDuration:
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return value
+		}
+		n := d.Round(time.Microsecond).Seconds()
+		if k.Name == "tcp_user_timeout" {
+			n *= 1000
+		}
+		return strconv.FormatFloat(n, 'g', -1, 64)
+	}
+	return value
+}
+
+// fdColumns are those of SHOW FDS, which has no rows: there is no process to hand
+// connections over to, and secrets would be in them.
+var fdColumns = columns("issssiqisssssbb", "fd", "task", "user", "database", "addr", "port", "cancel", "link", "client_encoding",
+	"std_strings", "datestyle", "timezone", "password", "scram_client_key", "scram_server_key")
+
+func showPeers(c *call) []row {
+	peers := c.config().Peers
+	var out []row
+	for _, id := range slices.Sorted(maps.Keys(peers)) {
+		p := peers[id]
+		out = append(out, row{id, p.Host, p.Port, p.PoolSize})
 	}
 	return out
 }
 
 func showState(c *call) []row {
-	paused := c.console.opt.Pools.Paused("")
-	return []row{{"active", yesNo(!paused)}, {"paused", yesNo(paused)}, {"suspended", yesNo(false)}}
+	stopped, suspended := c.console.opt.Pools.Paused(""), c.console.opt.Pools.Suspended()
+	return []row{{"active", yesNo(!stopped)}, {"paused", yesNo(stopped && !suspended)}, {"suspended", yesNo(suspended)}}
 }
 
 func showLists(c *call) []row {
@@ -81,7 +123,7 @@ func showLists(c *call) []row {
 	return []row{
 		{"databases", len(showDatabases(c))},
 		{"users", len(c.users())},
-		{"peers", 0},
+		{"peers", len(c.config().Peers)},
 		{"pools", len(c.pools())},
 		{"peer_pools", 0},
 		{"free_clients", 0},

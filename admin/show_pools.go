@@ -85,6 +85,9 @@ func balance(cfg *config.Config, database string) any {
 	if !ok || len(db.Servers) < 2 {
 		return nil
 	}
+	if db.LoadBalance == config.LoadBalanceFirst {
+		return "disable"
+	}
 	return strings.ReplaceAll(db.LoadBalance.String(), "_", "-")
 }
 
@@ -121,7 +124,7 @@ func (c *call) pools() map[poolKey]*poolSum {
 func (p *poolSum) row(k poolKey, mode string, balance any) row {
 	sec, us := parts(p.MaxWait)
 	return row{
-		k.database, k.user, p.clActive, p.clWaiting, 0, 0, p.Active, p.ActiveCancel, p.BeingCanceled, p.Idle, p.Used, p.Tested,
+		k.database, k.user, p.clActive, p.clWaiting, p.ActiveCancel, 0, p.Active, p.ActiveCancel, p.BeingCanceled, p.Idle, p.Used, p.Tested,
 		p.Login, sec, us, mode, balance,
 	}
 }
@@ -233,9 +236,9 @@ func showDatabases(c *call) []row {
 	if _, ok := cfg.Databases[config.Wildcard]; ok {
 		names = append(names, config.Wildcard)
 	}
-	lifetime := int64(cfg.Proxy.ServerLifetime / time.Second)
+	seconds := func(d time.Duration) int64 { return int64(d / time.Second) }
 	out := []row{{
-		ownName, nil, cfg.Proxy.ListenPort, ownName, ownName, 2, 0, 0, lifetime, config.PoolStatement.String(), nil,
+		ownName, nil, cfg.Proxy.ListenPort, ownName, ownName, 2, 0, 0, seconds(cfg.Proxy.ServerLifetime), config.PoolStatement.String(), nil,
 		0, 0, 0, len(c.console.list()), 0, 0,
 	}}
 	for _, n := range names {
@@ -252,8 +255,8 @@ func showDatabases(c *call) []row {
 		}
 		host, port := hosts(db.Servers)
 		out = append(out, row{
-			n, host, port, dbname, optional(db.User), db.PoolSize, db.MinPoolSize, 0, lifetime, db.PoolMode.String(), balance(cfg, n),
-			db.MaxDBConnections, conns[n], 0, clients[n], pools.Paused(n), s.Disabled(n),
+			n, host, port, dbname, optional(db.User), db.PoolSize, db.MinPoolSize, db.ReservePoolSize, seconds(db.ServerLifetime), db.PoolMode.String(), balance(cfg, n),
+			db.MaxDBConnections, conns[n], db.MaxDBClientConnections, clients[n], pools.Paused(n), s.Disabled(n),
 		})
 	}
 	slices.SortStableFunc(out, func(a, b row) int { return cmp.Compare(a[0].(string), b[0].(string)) })
@@ -299,17 +302,24 @@ func showUsers(c *call) []row {
 	}
 	var out []row
 	for _, n := range c.users() {
-		size, mode, limit := "", any(nil), cfg.Proxy.MaxUserConnections
+		size, reserve, mode := "", "", any(nil)
+		limit, clientLimit := cfg.Proxy.MaxUserConnections, cfg.Proxy.MaxUserClientConnections
 		if u := cfg.Users[n]; u != nil {
 			if u.PoolSize > 0 {
 				size = strconv.Itoa(u.PoolSize)
 			}
+			if u.ReservePoolSize > 0 {
+				reserve = strconv.Itoa(u.ReservePoolSize)
+			}
 			if u.MaxUserConnections > 0 {
 				limit = u.MaxUserConnections
 			}
+			if u.MaxUserClientConnections > 0 {
+				clientLimit = u.MaxUserClientConnections
+			}
 			mode = optional(u.PoolMode.String())
 		}
-		out = append(out, row{n, size, "", mode, limit, conns[n], 0, clients[n]})
+		out = append(out, row{n, size, reserve, mode, limit, conns[n], clientLimit, clients[n]})
 	}
 	return out
 }

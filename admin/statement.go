@@ -25,6 +25,7 @@ type statement struct {
 	arg    string // of a command: as written, or what the quotes hold
 	hasArg bool
 	key    string // of a SET: lower case
+	value  string // of a SET: as written, or what the quotes hold
 	begin  bool   // of kindTx: a transaction begins; else it ends
 	tag    string // of kindTx
 }
@@ -97,6 +98,9 @@ func (s *statement) set(toks []token) {
 	switch {
 	case len(toks) >= 3 && toks[0].kind == 'w' && is(1):
 		s.kind, s.key = kindSet, strings.ToLower(toks[0].text)
+		for _, t := range toks[2:] {
+			s.value += t.text
+		}
 	case len(toks) >= 3 && word(0, "time") && word(1, "zone"):
 		s.kind, s.key = kindSet, "timezone"
 	case len(toks) >= 2 && (word(0, "characteristics") || word(0, "transaction")):

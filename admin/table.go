@@ -15,13 +15,14 @@ const (
 	typeInt     = wire.OIDInt4
 	typeBigint  = wire.OIDInt8
 	typeNumeric = wire.OIDNumeric
+	typeBytea   = 17 // pg_type.dat
 )
 
 // row is one line of a result: string, int, int64, uint64, or nil for NULL.
 type row []any
 
 // columns makes a list of columns: types has a letter for each name, s for text,
-// i for int4, q for int8, N for numeric.
+// i for int4, q for int8, N for numeric, b for bytea.
 func columns(types string, names ...string) []wire.Column {
 	if len(types) != len(names) {
 		panic("admin: columns " + types + " have other names")
@@ -38,6 +39,8 @@ func columns(types string, names ...string) []wire.Column {
 			oid = typeBigint
 		case 'N':
 			oid = typeNumeric
+		case 'b':
+			oid = typeBytea
 		default:
 			panic("admin: unknown column type in " + types)
 		}

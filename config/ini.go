@@ -270,36 +270,52 @@ func fromText[T any](k key[T], scratch *T, text string) (any, error) {
 	return nil, first
 }
 
-// With is the configuration with other values of [proxy], as the console's SET
-// gives them: text by key. It reads no file but those of passwords.
-func (c *Config) With(values map[string]string) (*Config, error) {
+// With is the configuration with another value of a key of [proxy], or of
+// PgBouncer's if it was read from a pgbouncer.ini: what the console's SET gives. It
+// reads no file but those of passwords.
+func (c *Config) With(name, text string) (*Config, error) {
 	if c.source == nil {
 		return nil, errors.New("the configuration was not read from a file")
 	}
+	to, v, err := c.source.setting(name, text)
+	if err != nil {
+		return nil, err
+	}
 	src := *c.source
-	top, _ := src.top.value.(map[string]any)
-	proxy, _ := top["proxy"].(map[string]any)
-	proxy = maps.Clone(proxy)
-	if proxy == nil {
-		proxy = make(map[string]any)
-	}
-	for name, text := range values {
-		i := slices.IndexFunc(proxyKeys, func(k key[Proxy]) bool { return k.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("unknown key %s", quote(name))
+	top := make(map[string]any)
+	proxy := make(map[string]any)
+	if was, ok := src.top.value.(map[string]any); ok {
+		maps.Copy(top, was)
+		if was, ok := was["proxy"].(map[string]any); ok {
+			maps.Copy(proxy, was)
 		}
-		var scratch Proxy
-		v, err := fromText(proxyKeys[i], &scratch, text)
-		if err != nil {
-			return nil, err
-		}
-		proxy[name] = v
 	}
-	top = maps.Clone(top)
-	if top == nil {
-		top = make(map[string]any)
+	if to != "" {
+		proxy[to] = v
 	}
 	top["proxy"] = proxy
 	src.top.value = top
 	return src.config()
+}
+
+// setting reads the value of a key. Of a key that means nothing here it returns
+// the name "".
+func (src *source) setting(name, text string) (to string, v any, err error) {
+	own := slices.IndexFunc(proxyKeys, func(k key[Proxy]) bool { return k.name == name })
+	theirs := slices.IndexFunc(iniKeys, func(k iniKey) bool { return k.name == name })
+	switch {
+	case theirs >= 0 && (src.ini || own < 0):
+		k := &iniKeys[theirs]
+		if v, err = k.form.read(text); err == nil && k.refuse && text != k.def && !slices.Contains(k.harmless, text) {
+			err = errors.New(k.why)
+		}
+		return k.to, v, err
+	case own >= 0 && proxyKeys[own].secret:
+		return "", nil, errors.New("a password is not set here")
+	case own >= 0:
+		var scratch Proxy
+		v, err = fromText(proxyKeys[own], &scratch, text)
+		return name, v, err
+	}
+	return "", nil, fmt.Errorf("unknown key %s", quote(name))
 }

@@ -13,14 +13,26 @@ type Key struct {
 	Name       string
 	Default    string // as Values shows it
 	Changeable bool   // RELOAD applies a change; otherwise a restart is needed
+	Secret     bool
+	Kind       Kind
 }
+
+// Kind is the type of a value, as far as others write it differently.
+type Kind uint8
+
+// The kinds.
+const (
+	KindOther Kind = iota
+	KindBool
+	KindDuration
+)
 
 // Keys lists the keys of [proxy] in alphabetical order.
 func Keys() []Key {
 	def := defaultProxy()
 	keys := make([]Key, 0, len(proxyKeys))
 	for _, k := range proxyKeys {
-		keys = append(keys, Key{Name: k.name, Default: k.show(&def), Changeable: !k.restart})
+		keys = append(keys, Key{Name: k.name, Default: k.show(&def), Changeable: !k.restart, Secret: k.secret, Kind: k.kind})
 	}
 	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
 	return keys

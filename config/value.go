@@ -22,6 +22,7 @@ type key[T any] struct {
 	name    string
 	restart bool
 	secret  bool
+	kind    Kind
 	set     func(dst *T, v any) error
 	show    func(src *T) string
 }
@@ -34,7 +35,7 @@ func restart[T any](k key[T]) key[T] {
 
 func boolean[T any](name string, field func(*T) *bool) key[T] {
 	return key[T]{
-		name: name,
+		name: name, kind: KindBool,
 		set: func(dst *T, v any) error {
 			b, ok := v.(bool)
 			if !ok {
@@ -154,7 +155,7 @@ func pattern[T any](name string, field func(*T) **regexp.Regexp) key[T] {
 
 func duration[T any](name string, field func(*T) *time.Duration, least, most time.Duration) key[T] {
 	return key[T]{
-		name: name,
+		name: name, kind: KindDuration,
 		set: func(dst *T, v any) error {
 			d, err := readDuration(v)
 			if err != nil {

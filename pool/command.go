@@ -26,14 +26,24 @@ func (s *Set) of(database string) []*Pool {
 // Pause lends nothing more and waits until nothing is lent; idle connections
 // are closed. If ctx ends first the database stays paused.
 func (s *Set) Pause(ctx context.Context, database string) error {
+	return s.stopLending(ctx, database, false)
+}
+
+// Suspend is Pause of everything that keeps the idle connections.
+func (s *Set) Suspend(ctx context.Context) error { return s.stopLending(ctx, "", true) }
+
+func (s *Set) stopLending(ctx context.Context, database string, suspend bool) error {
 	s.mu.Lock()
 	s.paused[database] = true
+	s.suspended = s.suspended || suspend
 	s.mu.Unlock()
 	var lent []chan struct{}
 	for _, p := range s.of(database) {
 		p.mu.Lock()
 		p.paused = true
-		p.renewLocked()
+		if !suspend {
+			p.renewLocked()
+		}
 		p.growLocked() // which it cannot: it makes way for others
 		if p.lent > 0 {
 			if p.drained == nil {
@@ -61,6 +71,7 @@ func (s *Set) Resume(database string) bool {
 	delete(s.paused, database)
 	if database == "" {
 		was = len(s.paused) > 0 || was
+		s.suspended = false
 		clear(s.paused)
 	}
 	s.mu.Unlock()
@@ -85,6 +96,20 @@ func (s *Set) Paused(database string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.paused[""] || s.paused[database]
+}
+
+// AnyPaused reports whether anything is paused.
+func (s *Set) AnyPaused() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.paused) > 0
+}
+
+// Suspended reports whether all is paused by Suspend.
+func (s *Set) Suspended() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.suspended
 }
 
 // Reconnect replaces every connection: idle ones now, lent ones when they come

@@ -45,12 +45,13 @@ type Set struct {
 	caps    *caps
 
 	// Guarded by mu.
-	mu      sync.RWMutex
-	pools   map[Key]*Pool
-	cfg     *config.Config
-	paused  map[string]bool // databases; "" is all
-	retired []*Pool         // out of pools, with connections that are still lent
-	closed  bool
+	mu        sync.RWMutex
+	pools     map[Key]*Pool
+	cfg       *config.Config
+	paused    map[string]bool // databases; "" is all
+	suspended bool            // "" is paused by Suspend
+	retired   []*Pool         // out of pools, with connections that are still lent
+	closed    bool
 }
 
 // New starts a Set. Close ends it.

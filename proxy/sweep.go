@@ -120,11 +120,28 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// What clients hear that the console has cut; the texts are PgBouncer's.
+var (
+	errKilled       = wire.Fatalf(wire.CodeAdminShutdown, "database removed")
+	errClientKilled = wire.Fatalf(wire.CodeAdminShutdown, "admin forced disconnect")
+	errSuspend      = wire.Fatalf(wire.CodeProtocolViolation, "suspend_timeout")
+)
+
+// EndBusy ends all sessions that have a server connection: suspend_timeout is
+// over.
+func (s *Server) EndBusy() {
+	for _, ses := range s.list() {
+		if c := ses.current.Load(); c != nil && ses.welcomed.Load() && c.HeldBy(ses) {
+			ses.end(errSuspend)
+		}
+	}
+}
+
 // Kill ends all sessions of a database, or all if it is "".
 func (s *Server) Kill(database string) {
 	for _, ses := range s.list() {
 		if ses.welcomed.Load() && (database == "" || ses.database == database) {
-			ses.end(errShutdown)
+			ses.end(errKilled)
 		}
 	}
 }
@@ -133,7 +150,7 @@ func (s *Server) Kill(database string) {
 func (s *Server) KillClient(id uint64) bool {
 	for _, ses := range s.list() {
 		if ses.id == id {
-			ses.end(errShutdown)
+			ses.end(errClientKilled)
 			return true
 		}
 	}

@@ -76,6 +76,7 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 	a.console = admin.New(admin.Options{
 		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Version: fullVersion(),
 		Reload: func() error { return a.reload(a.config().Path) },
+		Set:    a.set,
 		Shutdown: func(mode string) {
 			select {
 			case a.stop <- mode:
@@ -168,18 +169,40 @@ func (a *app) reload(path string) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	cfg, err := config.Load(path)
+	if err == nil {
+		err = a.apply(cfg)
+	}
 	if err != nil {
 		a.log.Error("reload refused: the configuration in force stays", "error", err)
 		return err
 	}
+	a.log.Info("configuration reloaded", "file", path)
+	return nil
+}
+
+// set changes one key of the configuration in force, until the next reload.
+func (a *app) set(key, value string) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	cfg, err := a.config().With(key, value)
+	if err != nil {
+		return err
+	}
+	return a.apply(cfg)
+}
+
+// apply takes over a configuration. On error nothing has changed. reloading is
+// held.
+func (a *app) apply(cfg *config.Config) error {
 	old := a.server.Settings()
 	users, err := loadUsers(cfg)
 	if err != nil {
-		a.log.Error("reload refused: the configuration in force stays", "error", err)
 		return err
 	}
 	for _, w := range cfg.Warnings {
-		a.log.Warn("configuration", "warning", w)
+		if !slices.Contains(old.Config.Warnings, w) {
+			a.log.Warn("configuration", "warning", w)
+		}
 	}
 	for _, k := range needRestart(old.Config, cfg) {
 		a.log.Warn("a changed key needs a restart", "key", k)
@@ -195,7 +218,6 @@ func (a *app) reload(path string) error {
 		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
 	})
 	a.pools.Apply(cfg)
-	a.log.Info("configuration reloaded", "file", path)
 	return nil
 }
 
