@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgproxy/pgtest"
+	"pgproxy/wire"
 )
 
 // say runs one statement and returns "TAG" or "CODE TEXT" of its answer.
@@ -64,15 +66,23 @@ func TestAnswers(t *testing.T) {
 		{"KILL_CLIENT", "08P01 invalid client pointer supplied"},
 		{"KILL_CLIENT x", "22023 invalid client pointer supplied"},
 		{"KILL_CLIENT 99999", "42704 client not found"},
-		{"SUSPEND", "0A000 SUSPEND is not supported"},
-		{"SHOW FDS", "0A000 SHOW FDS is not supported: it would show secrets"},
+		{"SUSPEND", "SUSPEND"},
+		{"SUSPEND", "55000 already suspended/paused"},
+		{"RESUME", "RESUME"},
+		{"PAUSE two", "PAUSE"},
+		{"SUSPEND", "55000 cannot suspend with paused databases"},
+		{"RESUME two", "RESUME"},
+		{"SUSPEND app", "08P01 invalid command 'SUSPEND app', use SHOW HELP;"},
+		{"SHOW FDS", "SHOW"},
 		{"SHUTDOWN soon", "08P01 invalid command 'SHUTDOWN soon', use SHOW HELP;"},
 		{"SHUTDOWN wait_for_servers", "SHUTDOWN"},
 		{"SHUTDOWN", "SHUTDOWN"},
 		{"SET", "08P01 invalid command 'SET', use SHOW HELP;"},
-		{"SET stats_period = '5'", "0A000 SET stats_period is not supported: change it in pgproxy.toml, then RELOAD"},
-		{"SET listen_port TO 5", "0A000 SET listen_port is not supported: change it in pgproxy.toml, then restart pgproxy"},
-		{"SET nonsense = 1", "42704 SET failed"},
+		{"SET stats_period = '5'", "SET stats_period=5"},
+		{"set query_timeout to 0.5;", "SET query_timeout=0.5"},
+		{"SET server_reset_query = 'SELECT ''x '", "SET server_reset_query=SELECT 'x "},
+		{"SET listen_port TO 5", "NOTICE listen_port stays as it is until a restart SET listen_port=5"},
+		{"SET nonsense = 1", "22023 SET failed"},
 		{"set client_encoding = 'UTF8'", "NOTICE SET ignored SET"},
 		{"SET SESSION extra_float_digits TO -1", "NOTICE SET ignored SET"},
 		{"SET DateStyle TO 'ISO', 'MDY'", "NOTICE SET ignored SET"},
@@ -90,13 +100,16 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", tt.sql, got, tt.want)
 		}
 	}
+	if !slices.Equal(r.sets, []string{"stats_period=5", "query_timeout=0.5", "server_reset_query=SELECT 'x "}) {
+		t.Errorf("set: %q", r.sets)
+	}
 	if !slices.Equal(r.shutdowns, []string{"WAIT_FOR_SERVERS", ""}) || r.reloads != 1 {
 		t.Errorf("shutdowns %q, %d reloads", r.shutdowns, r.reloads)
 	}
 	r.mu.Lock()
 	r.reloadErr = errors.New("pgproxy.toml:3: nonsense: unknown key")
 	r.mu.Unlock()
-	if got := say(c, "RELOAD"); got != "F0000 RELOAD failed, nothing has changed: pgproxy.toml:3: nonsense: unknown key" {
+	if got := say(c, "RELOAD"); got != "F0000 RELOAD failed, see logs for additional details" {
 		t.Error(got)
 	}
 }
@@ -235,7 +248,7 @@ func TestKill(t *testing.T) {
 	}
 	for _, x := range []*pgtest.RawClient{busy, idle} {
 		msgs := x.ExpectEOF()
-		if len(msgs) == 0 || msgs[len(msgs)-1].Err().Code != "57P01" {
+		if e := last(msgs); e == nil || e.Code != "57P01" || e.Message != "database removed" {
 			t.Errorf("a killed client heard %s", pgtest.Trace(msgs))
 		}
 	}
@@ -258,9 +271,48 @@ func TestKillClient(t *testing.T) {
 	if got := say(c, "KILL_CLIENT "+where(rows, "user", clientUser)["id"]); got != "KILL_CLIENT" {
 		t.Error(got)
 	}
-	if msgs := app.ExpectEOF(); len(msgs) != 1 || msgs[0].Err().Code != "57P01" {
+	if msgs := app.ExpectEOF(); len(msgs) != 1 || msgs[0].Err().Code != "57P01" || msgs[0].Err().Message != "admin forced disconnect" {
 		t.Errorf("the killed client heard %s", pgtest.Trace(msgs))
 	}
+}
+
+// last is the error that ends a client.
+func last(msgs []pgtest.Msg) *wire.Error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	return msgs[len(msgs)-1].Err()
+}
+
+// TestSuspend: SUSPEND answers when nothing is lent, keeps the idle connections,
+// cuts what is not at rest after suspend_timeout, and holds back the others until
+// RESUME.
+func TestSuspend(t *testing.T) {
+	r := newRig(t)
+	r.Config.Proxy.SuspendTimeout = 200 * time.Millisecond
+	c := r.admin()
+	idle := r.login(clientUser, "app")
+	idle.Query("select 1")
+	busy := r.holdClient(c)
+	if got := say(c, "SUSPEND"); got != "SUSPEND" {
+		t.Error(got)
+	}
+	if e := last(busy.ExpectEOF()); e == nil || e.Message != "suspend_timeout" {
+		t.Errorf("the busy client heard %v", e)
+	}
+	if _, rows := table(t, c, "SHOW STATE"); where(rows, "key", "suspended")["value"] != "yes" || where(rows, "key", "active")["value"] != "no" {
+		t.Errorf("state: %v", rows)
+	}
+	idle.Send(pgtest.Query("select 2"))
+	await(t, c, "SHOW CLIENTS", func(rows []map[string]string) bool { return where(rows, "state", "waiting") != nil })
+	if got := say(c, "RESUME"); got != "RESUME" {
+		t.Error(got)
+	}
+	idle.Expect("T D(select 2) C(SELECT 1) Z(I)")
+	if _, rows := table(t, c, "SHOW STATE"); where(rows, "key", "active")["value"] != "yes" {
+		t.Errorf("state: %v", rows)
+	}
+	close(r.hold)
 }
 
 func TestDisable(t *testing.T) {

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type rig struct {
 	mu        sync.Mutex
 	shutdowns []string
 	reloads   int
+	sets      []string
 	reloadErr error
 }
 
@@ -136,6 +138,15 @@ func newRig(t *testing.T) *rig {
 			r.reloads++
 			return r.reloadErr
 		},
+		Set: func(key, value string) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if key == "nonsense" || key == "monitor_password" {
+				return errors.New("it cannot be set")
+			}
+			r.sets = append(r.sets, key+"="+value)
+			return nil
+		},
 		Shutdown: func(mode string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -155,7 +166,7 @@ func testConfig(port int) *config.Config {
 	server := config.Server{Host: "127.0.0.1", Port: port, Weight: 1}
 	app := &config.Database{
 		Name: "app", DBName: "app_production", Servers: []config.Server{server}, User: "app_rw", Password: config.Secret(password),
-		PoolMode: config.PoolTransaction, PoolSize: 5, QueryWaitTimeout: time.Minute, MaxDBConnections: 40,
+		PoolMode: config.PoolTransaction, PoolSize: 5, QueryWaitTimeout: time.Minute, MaxDBConnections: 40, ServerLifetime: time.Hour,
 	}
 	two := *app
 	two.Name, two.DBName, two.User = "two", "two", ""

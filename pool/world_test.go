@@ -297,6 +297,7 @@ func newClient() *client {
 func (c *client) Lock()                         { c.mu.Lock() }
 func (c *client) Unlock()                       { c.mu.Unlock() }
 func (c *client) Reported(string, string, bool) {}
+func (c *client) Answered(int64, bool)          {}
 func (c *client) Lost(err error, _ bool)        { c.lost <- err }
 
 func (c *client) Reply([]byte) error {
