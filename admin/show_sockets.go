@@ -108,7 +108,7 @@ func (c *call) sockets() (clients, servers []socket) {
 	for _, s := range c.console.opt.Server.Sessions() {
 		x := socket{
 			typ: "C", user: s.User, database: s.Database, state: s.State, remote: splitAddr(s.Addr), local: splitAddr(s.LocalAddr),
-			connect: stamp(s.Since), request: stamp(s.Seen), wait: s.Wait, app: s.AppName, prepared: s.Prepared,
+			connect: stamp(s.Since), request: stamp(s.Seen), wait: s.Wait, tls: s.TLS, app: s.AppName, prepared: s.Prepared,
 			id: int64(s.ID), ptr: clientPtr(int64(s.ID)),
 		}
 		if cl := own[s.ID]; cl != nil {

@@ -25,6 +25,8 @@ type Conn interface {
 	// ReadPassword returns the body of the next 'p' message, valid until the
 	// next call. The implementation bounds its length and the time that it takes.
 	ReadPassword() ([]byte, error)
+	// Channel tells what is known of the connection.
+	Channel() Channel
 }
 
 // Identity is who a client has proved to be.
@@ -132,6 +134,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 	case config.AuthTrust:
 		if acc == nil {
 			err = l.failed()
+		}
+	case config.AuthCert:
+		if cn := c.Channel().CommonName; acc == nil || cn == "" || cn != user {
+			err = fmt.Errorf("%w: the client's certificate does not have the name of user %q", ErrFailed, user)
 		}
 	case config.AuthPlain:
 		id.Plain, err = l.plain(ctx)

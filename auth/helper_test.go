@@ -33,12 +33,13 @@ type client struct {
 	gs2            string   // "" is n,,
 	scramUser      string   // n= of the client-first-message
 
-	sent   []sent
-	answer []byte
-	bare   string
-	auth   string // authMessage
-	salted []byte
-	mutual bool // the server's signature was right
+	channel Channel
+	sent    []sent
+	answer  []byte
+	bare    string
+	auth    string // authMessage
+	salted  []byte
+	mutual  bool // the server's signature was right
 }
 
 func (c *client) SendAuth(code uint32, payload []byte) error {
@@ -75,6 +76,9 @@ func (c *client) ReadPassword() ([]byte, error) {
 	}
 	return c.answer, nil
 }
+
+// Channel is of a connection in clear, or what the test has set.
+func (c *client) Channel() Channel { return c.channel }
 
 func (c *client) header() string {
 	if c.gs2 == "" {

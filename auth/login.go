@@ -120,7 +120,8 @@ func (l *login) ask(code wire.AuthCode, payload []byte) (string, error) {
 	return string(p), nil
 }
 
-// scram leads through SASL with SCRAM-SHA-256, the one mechanism.
+// scram leads through SASL with SCRAM-SHA-256, bound to the channel if the client
+// can and there is something to bind to.
 func (l *login) scram(ctx context.Context) error {
 	v, known := l.auth.mock(l.user, l.auth.usual.scram), true
 	switch {
@@ -133,9 +134,11 @@ func (l *login) scram(ctx context.Context) error {
 	}
 	var part [18]byte // as in PostgreSQL, 24 characters of base64
 	_, _ = rand.Read(part[:])
-	s := scramServer{salt: v.salt, iterations: v.iterations, serverPart: base64.StdEncoding.EncodeToString(part[:])}
-
-	msg, err := l.clientFirst()
+	s := scramServer{
+		salt: v.salt, iterations: v.iterations, serverPart: base64.StdEncoding.EncodeToString(part[:]),
+		binding: l.conn.Channel().Binding,
+	}
+	msg, err := l.clientFirst(&s)
 	if err != nil {
 		return err
 	}
@@ -165,10 +168,14 @@ func (l *login) scram(ctx context.Context) error {
 	return l.conn.SendAuth(uint32(wire.AuthSASLFinal), []byte(signature))
 }
 
-// clientFirst offers the mechanism and returns the client-first-message, which a
+// clientFirst offers the mechanisms and returns the client-first-message, which a
 // client may send with its choice or when asked again.
-func (l *login) clientFirst() (string, error) {
-	if err := l.conn.SendAuth(uint32(wire.AuthSASL), []byte(scramMechanism+"\x00\x00")); err != nil {
+func (l *login) clientFirst(s *scramServer) (string, error) {
+	offer := scramMechanism + "\x00\x00"
+	if s.binding != nil {
+		offer = scramPlus + "\x00" + offer
+	}
+	if err := l.conn.SendAuth(uint32(wire.AuthSASL), []byte(offer)); err != nil {
 		return "", err
 	}
 	body, err := l.conn.ReadPassword()
@@ -179,7 +186,8 @@ func (l *login) clientFirst() (string, error) {
 	if !ok || len(rest) < 4 {
 		return "", wire.Fatalf(wire.CodeProtocolViolation, "invalid SASLInitialResponse message")
 	}
-	if string(mechanism) != scramMechanism {
+	s.plus = s.binding != nil && string(mechanism) == scramPlus
+	if !s.plus && string(mechanism) != scramMechanism {
 		return "", wire.Fatalf(wire.CodeProtocolViolation, "client selected an invalid SASL authentication mechanism")
 	}
 	n, data := int32(binary.BigEndian.Uint32(rest)), rest[4:]

@@ -26,6 +26,9 @@ func (c fakeLogin) ReadPassword() ([]byte, error) {
 	return m.Body, err
 }
 
+// Channel is of a connection in clear.
+func (c fakeLogin) Channel() Channel { return Channel{} }
+
 // TestPgconn logs in with a driver that is in use, which checks our end of SCRAM,
 // too.
 func TestPgconn(t *testing.T) {

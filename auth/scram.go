@@ -10,24 +10,27 @@ import (
 
 const (
 	scramMechanism = "SCRAM-SHA-256"
+	scramPlus      = "SCRAM-SHA-256-PLUS"
+	scramBinding   = "tls-server-end-point" // the one channel binding of PostgreSQL
 
 	// maxSASL is the longest SASL message, as in PostgreSQL
 	// (PG_MAX_SASL_MESSAGE_LENGTH).
 	maxSASL = 1024
 )
 
-// scramServer is the server's end of one exchange (RFC 5802, RFC 7677) without
-// channel binding. It needs salt and iterations at first and the keys at the end
+// scramServer is the server's end of one exchange (RFC 5802, RFC 7677). It needs salt and iterations at first and the keys at the end
 // only. Its errors are for the log and hold nothing but the reason.
 type scramServer struct {
 	// set at construction
 	salt       []byte
 	iterations int
 	serverPart string // of the nonce
+	binding    []byte // of the channel; nil: channel binding was not offered
+	plus       bool   // the client has chosen the mechanism with channel binding
 
 	// set by first
 	nonce       string // both parts
-	gs2         string // the header that the client's c= must repeat
+	gs2         string // the header that the client's c= must repeat, before the binding
 	clientFirst string // client-first-message-bare
 	serverFirst string
 }
@@ -39,20 +42,29 @@ func (s *scramServer) first(msg string) (string, error) {
 	if err := plausible(msg); err != nil {
 		return "", err
 	}
-	if msg[0] == 'p' {
-		return "", errors.New("client-first-message: the client asks for channel binding, which was not offered")
-	}
-	if (msg[0] != 'n' && msg[0] != 'y') || len(msg) < 3 || msg[1] != ',' {
+	flag, rest, ok := strings.Cut(msg, ",")
+	name, bound := strings.CutPrefix(flag, "p=")
+	switch {
+	case !ok || flag != "n" && flag != "y" && !bound:
 		return "", errors.New("client-first-message: no GS2 header")
+	case bound && !s.plus:
+		return "", errors.New("client-first-message: the client asks for channel binding, but has not chosen it")
+	case bound && name != scramBinding:
+		return "", errors.New("client-first-message: a channel binding of another type")
+	case !bound && s.plus:
+		return "", errors.New("client-first-message: the client has chosen channel binding, but does not ask for it")
+	case flag == "y" && s.binding != nil:
+		// Somebody between us has taken the mechanism out of our offer.
+		return "", errors.New("client-first-message: the client believes that channel binding was not offered")
 	}
-	if msg[2] != ',' {
+	if !strings.HasPrefix(rest, ",") {
 		return "", errors.New("client-first-message: an authorization identity, or no end of the GS2 header")
 	}
-	s.gs2, s.clientFirst = msg[:3], msg[3:]
+	s.gs2, s.clientFirst = msg[:len(flag)+2], rest[1:]
 	if strings.HasPrefix(s.clientFirst, "m=") {
 		return "", errors.New("client-first-message: a mandatory extension, of which none is known")
 	}
-	rest := "," + s.clientFirst
+	rest = "," + s.clientFirst
 	if _, ok := attribute(&rest, 'n'); !ok {
 		return "", errors.New("client-first-message: no user name (n=)")
 	}
@@ -78,8 +90,12 @@ func (s *scramServer) final(msg string) (authMessage string, proof []byte, err e
 	}
 	rest := "," + msg
 	binding, ok := attribute(&rest, 'c')
-	if !ok || binding != base64.StdEncoding.EncodeToString([]byte(s.gs2)) {
-		return "", nil, errors.New("client-final-message: c= does not repeat the GS2 header")
+	want := []byte(s.gs2)
+	if s.plus {
+		want = append(want, s.binding...)
+	}
+	if !ok || binding != base64.StdEncoding.EncodeToString(want) {
+		return "", nil, errors.New("client-final-message: c= does not repeat the GS2 header, or is bound to another channel")
 	}
 	nonce, ok := attribute(&rest, 'r')
 	if !ok || nonce != s.nonce {

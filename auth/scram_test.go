@@ -65,8 +65,9 @@ func TestMalformed(t *testing.T) {
 		{"1 MiB nonce", first("n,,n=,r=" + strings.Repeat("x", 1<<20)), "", "too long"},
 		{"NUL", first("n,,n=\x00,r=" + nonce), "", "NUL byte"},
 		{"NUL at the end", first("n,,n=,r=" + nonce + "\x00"), "", "NUL byte"},
-		{"p=tls-unique", first("p=tls-unique,," + bare), "", "channel binding, which was not offered"},
-		{"p=tls-server-end-point", first("p=tls-server-end-point,," + bare), "", "channel binding, which was not offered"},
+		{"p=tls-unique", first("p=tls-unique,," + bare), "", "channel binding, but has not chosen it"},
+		{"p=tls-server-end-point", first("p=tls-server-end-point,," + bare), "", "channel binding, but has not chosen it"},
+		{"mechanism not offered", saslInitial("SCRAM-SHA-256-PLUS", len("p=tls-server-end-point,,"+bare), "p=tls-server-end-point,,"+bare), "08P01", "invalid SASL authentication mechanism"},
 		{"no GS2 header", first(bare), "", "GS2 header"},
 		{"GS2 flag alone", first("n"), "", "GS2 header"},
 		{"GS2 half", first("n,"), "", "GS2 header"},
@@ -265,4 +266,52 @@ func FuzzSCRAMServer(f *testing.F) {
 			t.Fatalf("authMessage %q, %d bytes of proof", msg, len(proof))
 		}
 	})
+}
+
+// TestChannelBinding: with TLS the exchange is bound to the channel if the client
+// chooses so, and nobody can talk it out of that.
+func TestChannelBinding(t *testing.T) {
+	salt := []byte("0123456789abcdef")
+	v, err := derive("secret", salt, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, other := []byte("hash of our certificate"), []byte("hash of another's")
+	for _, tt := range []struct {
+		name    string
+		offered bool // we have a certificate
+		plus    bool // the mechanism that the client has chosen
+		gs2     string
+		bound   []byte
+		wrong   string // of first or final; "": fine
+	}{
+		{"bound", true, true, "p=tls-server-end-point,,", own, ""},
+		{"not bound", true, false, "n,,", nil, ""},
+		{"no TLS, the client could", false, false, "y,,", nil, ""},
+		{"to another channel", true, true, "p=tls-server-end-point,,", other, "another channel"},
+		{"to none", true, true, "p=tls-server-end-point,,", nil, "another channel"},
+		{"another type", true, true, "p=tls-unique,,", own, "another type"},
+		{"chosen, not asked for", true, true, "n,,", nil, "does not ask for it"},
+		{"asked for, not chosen", true, false, "p=tls-server-end-point,,", own, "has not chosen it"},
+		{"offer taken away", true, false, "y,,", nil, "believes that channel binding was not offered"},
+		{"bound without being asked", true, false, "n,,", own, "another channel"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := scramServer{salt: salt, iterations: 4096, serverPart: "server", plus: tt.plus}
+			if tt.offered {
+				s.binding = own
+			}
+			reply, err := s.first(tt.gs2 + "n=,r=client")
+			if err == nil {
+				c := &client{password: "secret", bare: "n=,r=client", gs2: tt.gs2 + string(tt.bound)}
+				msg, proof, ferr := s.final(c.final(reply))
+				if err = ferr; err == nil && !v.proves(msg, proof) {
+					err = errors.New("wrong proof")
+				}
+			}
+			if tt.wrong == "" && err != nil || tt.wrong != "" && (err == nil || !strings.Contains(err.Error(), tt.wrong)) {
+				t.Errorf("found %v, want %q", err, tt.wrong)
+			}
+		})
+	}
 }

@@ -2,11 +2,13 @@ package backend
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,6 +44,10 @@ type Dialer struct {
 	// Connect opens a socket, for logins and cancel requests; nil: over TCP or a
 	// Unix socket. Keepalive and UserTimeout are for the latter.
 	Connect func(ctx context.Context, network, addr string) (net.Conn, error)
+	TLS     *config.TLS // nil: none
+
+	mu  sync.Mutex
+	tls map[string]*tls.Config // by host, guarded by mu
 }
 
 // Config returns a pgconn configuration for l that takes nothing from the
@@ -71,7 +77,16 @@ func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
 	return cfg, nil
 }
 
+// dial opens a socket to s, and encrypts it.
 func (d *Dialer) dial(ctx context.Context, s config.Server) (net.Conn, error) {
+	nc, err := d.open(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return d.secure(ctx, nc, s)
+}
+
+func (d *Dialer) open(ctx context.Context, s config.Server) (net.Conn, error) {
 	if d.Connect != nil {
 		return d.Connect(ctx, s.Network(), s.Addr())
 	}
@@ -155,8 +170,16 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
 		login: maps.Clone(hj.ParameterStatuses),
 	}
-	if c.connect = d.Connect; c.connect == nil {
-		c.connect = new(net.Dialer).DialContext
+	connect := d.Connect
+	if connect == nil {
+		connect = new(net.Dialer).DialContext
+	}
+	c.connect = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := connect(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return d.secure(ctx, nc, l.Server)
 	}
 	if c.limits.MaxMessage <= 0 {
 		c.limits.MaxMessage = 1<<31 - 1

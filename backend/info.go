@@ -38,7 +38,7 @@ func (c *Conn) Info() Info {
 	i := Info{
 		Addr: c.Addr, PID: c.PID, Since: c.Since, Holder: c.holder, Status: c.status,
 		Pinned: c.pinned, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
-		Prepared: len(c.prep.used), AppName: c.params["application_name"],
+		Prepared: len(c.prep.used), AppName: c.params["application_name"], TLS: DescribeTLS(c.io.NetConn()),
 	}
 	if a := c.io.NetConn().LocalAddr(); a != nil {
 		i.LocalAddr = a.String()

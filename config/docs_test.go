@@ -18,13 +18,19 @@ func TestDocs(t *testing.T) {
 	d, s := defaultDatabase(&p), defaultServer()
 	const inherited = "of `[proxy]`"
 	documents(t, string(text), "## [proxy]", &p, proxyKeys, nil)
-	documents(t, string(text), "## [databases.NAME]", &d, databaseKeys, map[string]string{
+	special := map[string]string{
 		"dbname": "NAME", "host": "", "user": "the client's", "password": "from `auth_file`",
 		"monitor_user": "of `[proxy]`, else `user`", "monitor_password": "of `[proxy]`, else `password`",
 		"pool_mode": inherited, "pool_size": "`default_pool_size`", "min_pool_size": inherited,
 		"max_db_connections": inherited, "query_wait_timeout": inherited, "reserve_pool_size": inherited,
 		"max_db_client_connections": inherited, "server_lifetime": inherited,
-	})
+	}
+	for _, k := range databaseKeys {
+		if strings.HasPrefix(k.name, "server_tls_") {
+			special[k.name] = inherited
+		}
+	}
+	documents(t, string(text), "## [databases.NAME]", &d, databaseKeys, special)
 	documents(t, string(text), "### servers", &s, serverKeys, map[string]string{"host": ""})
 	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database", "consistency": "of the database"})
 	documents(t, string(text), "### rules", &Rule{}, ruleKeys, map[string]string{"target": ""})

@@ -19,9 +19,10 @@ const (
 	AuthPlain                 // cleartext password
 	AuthTrust                 // the user must be known, nothing is asked
 	AuthAny                   // nothing is asked; databases need a login of their own
+	AuthCert                  // a client certificate whose common name is the user's
 )
 
-var authTypes = []string{"scram-sha-256", "md5", "plain", "trust", "any"}
+var authTypes = []string{"scram-sha-256", "md5", "plain", "trust", "any", "cert"}
 
 // String is the word of the file.
 func (v AuthType) String() string { return word(authTypes, v) }

@@ -27,7 +27,7 @@ func (p *parser) passwordFile(at place, e *databaseEntry) {
 		p.fault(at, "want the name of a file, found an empty string")
 		return
 	}
-	text, mode, err := readSmall(p.relative(e.PasswordFile))
+	text, mode, err := readSmall(p.relative(e.PasswordFile), maxPasswordFile)
 	if err != nil {
 		p.fault(at, "%s", err)
 		return
@@ -48,8 +48,9 @@ func (p *parser) passwordFile(at place, e *databaseEntry) {
 	}
 }
 
-// readSmall reads a regular file: another, as a pipe, could block for ever.
-func readSmall(path string) (text string, mode os.FileMode, err error) {
+// readSmall reads a regular file of at most limit bytes: another, as a pipe, could
+// block for ever.
+func readSmall(path string, limit int64) (text string, mode os.FileMode, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", 0, fmt.Errorf("want a file that can be read: %w", err)
@@ -62,12 +63,12 @@ func readSmall(path string) (text string, mode os.FileMode, err error) {
 		return "", 0, fmt.Errorf("want a file that can be read: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPasswordFile+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return "", 0, fmt.Errorf("want a file that can be read: %w", err)
 	}
-	if len(b) > maxPasswordFile {
-		return "", 0, fmt.Errorf("the file is longer than %d bytes: want the password alone", maxPasswordFile)
+	if int64(len(b)) > limit {
+		return "", 0, fmt.Errorf("the file is longer than %d bytes", limit)
 	}
 	return string(b), info.Mode(), nil
 }

@@ -37,8 +37,8 @@ func take(form iniForm, name, def string, to ...string) iniKey {
 }
 
 // idle is a key that cannot mean anything here.
-func idle(form iniForm, name, def, why string) iniKey {
-	return iniKey{name: name, form: form, def: def, why: why}
+func idle(form iniForm, name, def, why string, harmless ...string) iniKey {
+	return iniKey{name: name, form: form, def: def, why: why, harmless: harmless}
 }
 
 // lacking is a key of what pgproxy does not have yet: it must not be as if it
@@ -53,8 +53,9 @@ const (
 	whyBuffers  = "no effect: buffers are borrowed as they are needed"
 	whyAuto     = "no effect: pools that nobody uses go by themselves"
 	whyHBA      = "no effect: auth_type is not \"hba\""
-	whyTLS      = "TLS is not supported: it would run without encryption"
-	whyNoTLS    = "no effect: TLS is not supported"
+	whyCiphers  = "no effect: Go's own choice of cipher suites counts, as OpenSSL's words mean nothing to it"
+	whyTLS13    = "no effect: the cipher suites of TLS 1.3 are not to be chosen"
+	whyCurve    = "no effect: the curve is negotiated"
 	whyQuery    = "logins that ask a server (auth_query) are not supported: want the users in auth_file"
 	whyPlatform = "no effect on this system"
 )
@@ -150,22 +151,22 @@ var iniKeys = []iniKey{
 	idle(iniText, "login_notify_message", "", "no effect: there is no notice at login"),
 
 	// TLS.
-	lacking(iniWord(sslModes...), "client_tls_sslmode", "disable", whyTLS),
-	idle(iniText, "client_tls_key_file", "", whyNoTLS),
-	idle(iniText, "client_tls_cert_file", "", whyNoTLS),
-	idle(iniText, "client_tls_ca_file", "", whyNoTLS),
-	idle(iniText, "client_tls_protocols", "secure", whyNoTLS),
-	idle(iniText, "client_tls_ciphers", "default", whyNoTLS),
-	idle(iniText, "client_tls13_ciphers", "", whyNoTLS),
-	idle(iniText, "client_tls_ecdhcurve", "auto", whyNoTLS),
-	idle(iniText, "client_tls_dheparams", "auto", whyNoTLS),
-	lacking(iniWord(sslModes...), "server_tls_sslmode", "prefer", whyTLS, "disable", "allow"),
-	idle(iniText, "server_tls_key_file", "", whyNoTLS),
-	idle(iniText, "server_tls_cert_file", "", whyNoTLS),
-	idle(iniText, "server_tls_ca_file", "", whyNoTLS),
-	idle(iniText, "server_tls_protocols", "secure", whyNoTLS),
-	idle(iniText, "server_tls_ciphers", "default", whyNoTLS),
-	idle(iniText, "server_tls13_ciphers", "", whyNoTLS),
+	take(iniWord(tlsModes...), "client_tls_sslmode", "disable"),
+	take(iniFile, "client_tls_key_file", ""),
+	take(iniFile, "client_tls_cert_file", ""),
+	take(iniFile, "client_tls_ca_file", ""),
+	take(iniProtocols, "client_tls_protocols", "secure"),
+	idle(iniText, "client_tls_ciphers", "default", whyCiphers, tlsDefaultCiphers...),
+	idle(iniText, "client_tls13_ciphers", "", whyTLS13),
+	idle(iniText, "client_tls_ecdhcurve", "auto", whyCurve),
+	idle(iniText, "client_tls_dheparams", "auto", "no effect: there is no key exchange by DHE"),
+	take(iniWord(tlsModes...), "server_tls_sslmode", "prefer"),
+	take(iniFile, "server_tls_key_file", ""),
+	take(iniFile, "server_tls_cert_file", ""),
+	take(iniFile, "server_tls_ca_file", ""),
+	take(iniProtocols, "server_tls_protocols", "secure"),
+	idle(iniText, "server_tls_ciphers", "default", whyCiphers, tlsDefaultCiphers...),
+	idle(iniText, "server_tls13_ciphers", "", whyTLS13),
 
 	// Network.
 	take(iniInt, "max_packet_size", "2147483647"),
@@ -190,8 +191,6 @@ var iniImplied = map[string]any{
 
 const defaultAuthQuery = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"
 
-var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
-
 // The forms.
 var (
 	iniInt     = iniForm{func(s string) (any, error) { return cInt(s) }}
@@ -202,6 +201,11 @@ var (
 	iniTime    = iniForm{func(s string) (any, error) { return showTime(cSeconds(s)) }}
 	iniSeconds = iniForm{func(s string) (any, error) { return showTime(cUnits(s, time.Second)) }}
 	iniMillis  = iniForm{func(s string) (any, error) { return showTime(cUnits(s, time.Millisecond)) }}
+
+	// PgBouncer separates versions by commas, colons or spaces.
+	iniProtocols = iniForm{func(s string) (any, error) {
+		return once(strings.Join(strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(":, ", r) }), ",")), nil
+	}}
 
 	iniMode = iniForm{func(s string) (any, error) {
 		n, err := cInt(s)

@@ -57,7 +57,9 @@ const (
 func defaultProxy() Proxy {
 	return Proxy{
 		ListenAddr: []string{"127.0.0.1"}, ListenPort: 6432, HTTPListen: "127.0.0.1:9632",
-		AuthFile: "userlist.txt", ClientLoginTimeout: 60 * time.Second,
+		ClientTLS: TLS{Protocols: []string{"secure"}, Ciphers: []string{"default"}},
+		ServerTLS: TLS{Mode: TLSPrefer, Protocols: []string{"secure"}, Ciphers: []string{"default"}},
+		AuthFile:  "userlist.txt", ClientLoginTimeout: 60 * time.Second,
 		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, QueryWaitTimeout: 120 * time.Second,
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
@@ -92,6 +94,13 @@ var proxyKeys = []key[Proxy]{
 	duration("client_login_timeout", func(p *Proxy) *time.Duration { return &p.ClientLoginTimeout }, 0, day),
 	list("ignore_startup_parameters", func(p *Proxy) *[]string { return &p.IgnoreStartupParameters }, name),
 
+	enum("client_tls_sslmode", func(p *Proxy) *TLSMode { return &p.ClientTLS.Mode }),
+	text("client_tls_cert_file", func(p *Proxy) *string { return &p.ClientTLS.CertFile }, oneLine),
+	text("client_tls_key_file", func(p *Proxy) *string { return &p.ClientTLS.KeyFile }, oneLine),
+	text("client_tls_ca_file", func(p *Proxy) *string { return &p.ClientTLS.CAFile }, oneLine),
+	list("client_tls_protocols", func(p *Proxy) *[]string { return &p.ClientTLS.Protocols }, tlsProtocol),
+	list("client_tls_ciphers", func(p *Proxy) *[]string { return &p.ClientTLS.Ciphers }, tlsCipher),
+
 	enum("pool_mode", func(p *Proxy) *PoolMode { return &p.PoolMode }),
 	number("default_pool_size", func(p *Proxy) *int { return &p.DefaultPoolSize }, 0, maxConns),
 	number("min_pool_size", func(p *Proxy) *int { return &p.MinPoolSize }, 0, maxConns),
@@ -114,6 +123,14 @@ var proxyKeys = []key[Proxy]{
 	text("server_reset_query", func(p *Proxy) *string { return &p.ServerResetQuery }, statement),
 	boolean("server_round_robin", func(p *Proxy) *bool { return &p.ServerRoundRobin }),
 	number("max_prepared_statements", func(p *Proxy) *int { return &p.MaxPreparedStatements }, 0, 1_000_000),
+
+	enum("server_tls_sslmode", func(p *Proxy) *TLSMode { return &p.ServerTLS.Mode }),
+	enum("server_tls_sslnegotiation", func(p *Proxy) *TLSNegotiation { return &p.ServerTLS.Negotiation }),
+	text("server_tls_cert_file", func(p *Proxy) *string { return &p.ServerTLS.CertFile }, oneLine),
+	text("server_tls_key_file", func(p *Proxy) *string { return &p.ServerTLS.KeyFile }, oneLine),
+	text("server_tls_ca_file", func(p *Proxy) *string { return &p.ServerTLS.CAFile }, oneLine),
+	list("server_tls_protocols", func(p *Proxy) *[]string { return &p.ServerTLS.Protocols }, tlsProtocol),
+	list("server_tls_ciphers", func(p *Proxy) *[]string { return &p.ServerTLS.Ciphers }, tlsCipher),
 
 	duration("server_check_interval", func(p *Proxy) *time.Duration { return &p.ServerCheckInterval }, 10*time.Millisecond, day),
 	duration("lsn_interval", func(p *Proxy) *time.Duration { return &p.LSNInterval }, time.Millisecond, day),
@@ -167,7 +184,7 @@ func defaultDatabase(p *Proxy) databaseEntry {
 			PoolMode: p.PoolMode, PoolSize: p.DefaultPoolSize, MinPoolSize: p.MinPoolSize,
 			MaxDBConnections: p.MaxDBConnections, QueryWaitTimeout: p.QueryWaitTimeout,
 			ReservePoolSize: p.ReservePoolSize, MaxDBClientConnections: p.MaxDBClientConnections, ServerLifetime: p.ServerLifetime,
-			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword,
+			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword, TLS: p.ServerTLS,
 			Consistency: ConsistencySession, MaxReplicaLag: 10 * time.Second, ShadowRatio: 0.1, FailoverTimeout: 30 * time.Second,
 		},
 	}
@@ -184,6 +201,13 @@ var databaseKeys = []key[databaseEntry]{
 	text("monitor_user", func(d *databaseEntry) *string { return &d.MonitorUser }, name),
 	secret("monitor_password", func(d *databaseEntry) *Secret { return &d.MonitorPassword }),
 	text("connect_query", func(d *databaseEntry) *string { return &d.ConnectQuery }, statement),
+	enum("server_tls_sslmode", func(d *databaseEntry) *TLSMode { return &d.TLS.Mode }),
+	enum("server_tls_sslnegotiation", func(d *databaseEntry) *TLSNegotiation { return &d.TLS.Negotiation }),
+	text("server_tls_cert_file", func(d *databaseEntry) *string { return &d.TLS.CertFile }, oneLine),
+	text("server_tls_key_file", func(d *databaseEntry) *string { return &d.TLS.KeyFile }, oneLine),
+	text("server_tls_ca_file", func(d *databaseEntry) *string { return &d.TLS.CAFile }, oneLine),
+	list("server_tls_protocols", func(d *databaseEntry) *[]string { return &d.TLS.Protocols }, tlsProtocol),
+	list("server_tls_ciphers", func(d *databaseEntry) *[]string { return &d.TLS.Ciphers }, tlsCipher),
 	enum("pool_mode", func(d *databaseEntry) *PoolMode { return &d.PoolMode }),
 	number("pool_size", func(d *databaseEntry) *int { return &d.PoolSize }, 0, maxConns),
 	number("min_pool_size", func(d *databaseEntry) *int { return &d.MinPoolSize }, 0, maxConns),

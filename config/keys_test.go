@@ -55,7 +55,7 @@ func TestValuesAreFields(t *testing.T) {
 		def := &Config{Proxy: defaultProxy()}
 		before := def.Values()
 		var other any
-		for _, v := range []any{int64(4096), true, false, "debug", "session", "md5", "127.0.0.9:99", "127.0.0.9", int64(9), "0700", "local0"} {
+		for _, v := range []any{int64(4096), true, false, "debug", "session", "md5", "127.0.0.9:99", "127.0.0.9", int64(9), "0700", "local0", "require", "direct", "tlsv1.3", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"} {
 			x := defaultProxy()
 			if k.set(&x, v) == nil && k.show(&x) != before[k.name] {
 				other = v

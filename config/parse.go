@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // Parse is Load for a text in memory; names of files in it are relative to the
@@ -151,6 +150,8 @@ func (p *parser) file(top place) {
 	for _, file := range []*string{&p.cfg.Proxy.AuthFile, &p.cfg.Proxy.PidFile, &p.cfg.Proxy.LogFile} {
 		*file = p.relative(*file)
 	}
+	p.tlsFiles(at, "client_tls_", &p.cfg.Proxy.ClientTLS)
+	p.tlsFiles(at, "server_tls_", &p.cfg.Proxy.ServerTLS)
 
 	at = top.child("databases")
 	if p.table(at, "[databases.NAME]") && len(at.names()) == 0 {
@@ -225,8 +226,7 @@ func unknownKey(name string, known []string) string {
 			return "unknown key here: it belongs to " + s.header
 		}
 	}
-	slices.Sort(known)
-	return "unknown key: want one of " + strings.Join(known, ", ")
+	return "unknown key: pgproxy.toml.example has all there are"
 }
 
 func names[T any](keys []key[T]) []string {
@@ -248,6 +248,7 @@ func (p *parser) database(at place, name string) {
 	e := defaultDatabase(&p.cfg.Proxy)
 	section(p, at, databaseKeys, &e, "servers", "rules")
 	p.login(at, &e)
+	p.tlsFiles(at, "server_tls_", &e.TLS)
 	p.servers(at, &e)
 	p.rules(at, &e.Database)
 

@@ -49,6 +49,8 @@ type Proxy struct {
 	ClientLoginTimeout      time.Duration
 	IgnoreStartupParameters []string // startup parameters that are accepted and dropped
 
+	ClientTLS TLS // of the connections that clients open
+
 	// Pools.
 	PoolMode           PoolMode
 	DefaultPoolSize    int // server connections for each database, user and server; 0 is no limit
@@ -74,6 +76,8 @@ type Proxy struct {
 	ServerResetQuery      string        // "" is none
 	ServerRoundRobin      bool          // lend the connection that was used least recently, not the last one
 	MaxPreparedStatements int           // on each server connection; 0 is no limit
+
+	ServerTLS TLS // of the connections to servers
 
 	// Health of servers.
 	ServerCheckInterval time.Duration // between two checks of role and lag
@@ -132,6 +136,7 @@ type Database struct {
 	MonitorUser     string // login of the health checks, after inheritance; empty only where every role is fixed
 	MonitorPassword Secret
 	ConnectQuery    string // run on each new server connection; errors are logged
+	TLS             TLS    // of the connections to the servers
 
 	// Pools.
 	PoolMode         PoolMode // never PoolInherit

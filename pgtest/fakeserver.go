@@ -171,6 +171,13 @@ func (r *record) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Upgrade puts another connection, such as a TLS one over Conn, in the place of
+// the first. Nothing may have been read ahead.
+func (c *FakeConn) Upgrade(conn net.Conn) {
+	c.Conn = conn
+	c.r = bufio.NewReader(io.TeeReader(conn, &c.received))
+}
+
 // Received returns a copy of all bytes that were read, startup included.
 func (c *FakeConn) Received() []byte {
 	c.received.mu.Lock()

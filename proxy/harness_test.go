@@ -64,6 +64,10 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
+	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := &harness{t: t, Topo: newTopologies(cfg), Log: &logBook{}}
 	census := pgtest.NewCensus(t, realNodes()...)
 	log := slog.New(slog.NewTextHandler(h.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -73,11 +77,12 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 			return &backend.Dialer{
 				Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, CancelWait: cfg.Proxy.CancelWaitTimeout},
 				ConnectTimeout: cfg.Proxy.ServerConnectTimeout, ConnectQuery: db.ConnectQuery, Now: router.Nanotime,
+				TLS: &db.TLS,
 			}
 		},
 	})
 	h.Server = proxy.New(&proxy.Settings{
-		Config: cfg, Users: users, Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
+		Config: cfg, Users: users, Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers), TLS: encrypt,
 	}, proxy.Options{Log: log, Pools: h.Pools, Router: router.New(router.Options{}), Topologies: h.Topo})
 	if opt.Console != nil {
 		h.Server.SetConsole(opt.Console)

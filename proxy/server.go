@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -57,6 +58,7 @@ type Settings struct {
 	Config *config.Config
 	Auth   *auth.Authenticator
 	Users  *auth.Userlist
+	TLS    *tls.Config // with clients; nil: none. See config.TLS.ForClients
 }
 
 // Options for a Server. All but Trace must be given.

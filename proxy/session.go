@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,11 +31,14 @@ type Session struct {
 	// Set at construction.
 	srv   *Server
 	id    uint64
-	pid   uint32 // ours, in the cancel key
-	nc    net.Conn
+	pid   uint32   // ours, in the cancel key
+	nc    net.Conn // the socket
 	since time.Time
+	// Of the configuration that was in force when the client came; nil: no TLS.
+	tlsConfig *tls.Config
 
 	// Set before the session is welcomed, constant after.
+	link     net.Conn // nc, or TLS over it
 	io       *netio.Conn
 	secret   []byte
 	user     string // who the client is
@@ -134,7 +138,7 @@ type Route struct {
 }
 
 func newSession(srv *Server, nc net.Conn) *Session {
-	return &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, since: time.Now()}
+	return &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, link: nc, since: time.Now(), tlsConfig: srv.current.Load().TLS}
 }
 
 // lowestPID is above all process numbers that Linux gives (PID_MAX_LIMIT): a
@@ -272,14 +276,10 @@ func (s *Session) fail(err error) {
 	if s.io != nil {
 		s.werr = s.io.Write(p)
 	} else {
-		_, s.werr = s.nc.Write(p)
+		_, s.werr = s.link.Write(p)
 	}
-	// Closing a socket that has unread bytes resets it, and the client may lose
-	// what we have just said.
-	if tc, ok := s.nc.(*net.TCPConn); ok && s.werr == nil {
-		_ = tc.CloseWrite()
-		_ = tc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		_, _ = io.CopyN(io.Discard, tc, 1<<20)
+	if s.werr == nil {
+		s.closeWrite()
 	}
 }
 

@@ -44,6 +44,9 @@ func (s *Session) login() error {
 		s.srv.cancel(su.PID, su.Secret)
 		return errTerminate
 	}
+	if err := s.wantTLS(); err != nil {
+		return err
+	}
 	if n := s.srv.clients.Load(); n > int64(st.Config.Proxy.MaxClientConn) {
 		s.srv.refused.Add(1)
 		return wire.Fatalf(wire.CodeTooManyConnections, "no more connections allowed (max_client_conn)")
@@ -93,12 +96,19 @@ func (s *Session) loginError(err error) error {
 }
 
 // startup reads first packets until one is neither an SSLRequest nor a
-// GSSENCRequest: both are answered with N.
+// GSSENCRequest, which is answered with N. A client may also begin with TLS at
+// once.
 func (s *Session) startup() (*wire.Startup, error) {
 	for tries := 0; ; tries++ {
 		var head [4]byte
-		if _, err := io.ReadFull(s.nc, head[:]); err != nil {
+		if _, err := io.ReadFull(s.link, head[:]); err != nil {
 			return nil, err
+		}
+		if head[0] == recordHandshake && tries == 0 && s.offersTLS() {
+			if err := s.directTLS(head[:]); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		n, err := wire.StartupLen(head[:])
 		if err != nil {
@@ -106,7 +116,7 @@ func (s *Session) startup() (*wire.Startup, error) {
 		}
 		p := make([]byte, n)
 		copy(p, head[:])
-		if _, err := io.ReadFull(s.nc, p[4:]); err != nil {
+		if _, err := io.ReadFull(s.link, p[4:]); err != nil {
 			return nil, err
 		}
 		su, err := wire.ReadStartup(p)
@@ -116,10 +126,19 @@ func (s *Session) startup() (*wire.Startup, error) {
 		if su.Kind == wire.StartSession || su.Kind == wire.StartCancel {
 			return su, nil
 		}
-		if tries == 2 {
+		if su.Kind == wire.StartSSL && s.link == s.nc && s.offersTLS() {
+			if _, err := s.link.Write([]byte{'S'}); err != nil {
+				return nil, err
+			}
+			if err := s.startTLS(s.nc, false); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if tries >= 2 {
 			return nil, wire.Fatalf(wire.CodeProtocolViolation, "too many encryption requests")
 		}
-		if _, err := s.nc.Write([]byte{'N'}); err != nil {
+		if _, err := s.link.Write([]byte{'N'}); err != nil {
 			return nil, err
 		}
 	}
@@ -169,7 +188,7 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 	if err := s.srv.admit(s, st.Config); err != nil {
 		return err
 	}
-	_, err = s.nc.Write(wire.AppendAuth(nil, wire.AuthOK, nil))
+	_, err = s.link.Write(wire.AppendAuth(nil, wire.AuthOK, nil))
 	return err
 }
 
@@ -216,7 +235,7 @@ func (s *Session) negotiate(su *wire.Startup) error {
 	if su.Protocol <= wire.Protocol32 && len(unknown) == 0 {
 		return nil
 	}
-	_, err := s.nc.Write(wire.AppendNegotiate(nil, min(su.Protocol, wire.Protocol32), unknown))
+	_, err := s.link.Write(wire.AppendNegotiate(nil, min(su.Protocol, wire.Protocol32), unknown))
 	return err
 }
 
@@ -228,14 +247,14 @@ type loginConn struct {
 
 // SendAuth writes an Authentication message.
 func (c *loginConn) SendAuth(code uint32, payload []byte) error {
-	_, err := c.s.nc.Write(wire.AppendAuth(nil, wire.AuthCode(code), payload))
+	_, err := c.s.link.Write(wire.AppendAuth(nil, wire.AuthCode(code), payload))
 	return err
 }
 
 // ReadPassword reads the body of a password or SASL message.
 func (c *loginConn) ReadPassword() ([]byte, error) {
 	var head [wire.HeaderLen]byte
-	if _, err := io.ReadFull(c.s.nc, head[:]); err != nil {
+	if _, err := io.ReadFull(c.s.link, head[:]); err != nil {
 		return nil, err
 	}
 	h, err := wire.ReadHeader(head[:], maxLoginMessage)
@@ -246,7 +265,7 @@ func (c *loginConn) ReadPassword() ([]byte, error) {
 		return nil, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of password message").Because(err)
 	}
 	c.buf = make([]byte, h.Body)
-	_, err = io.ReadFull(c.s.nc, c.buf)
+	_, err = io.ReadFull(c.s.link, c.buf)
 	return c.buf, err
 }
 
@@ -261,7 +280,7 @@ func (s *Session) serveConsole() error {
 		return err
 	}
 	err := (*c).Serve(s.srv.ctx, ConsoleClient{
-		Conn: s.nc, Identity: s.identity, Database: s.database, PID: s.pid, Secret: s.secret, Session: s.id,
+		Conn: s.link, Identity: s.identity, Database: s.database, PID: s.pid, Secret: s.secret, Session: s.id,
 	})
 	if err == nil || errors.Is(err, io.EOF) {
 		return errConsole
@@ -310,7 +329,7 @@ func (s *Session) welcome(su *wire.Startup) error {
 		return err
 	}
 	s.heldMax = cfg.Proxy.MaxQueryParseSize
-	s.io = netio.New(s.nc, s.heldMax+64<<10)
+	s.io = netio.New(s.link, s.heldMax+64<<10)
 	params, wanted, err := s.srv.welcomes.get(s, wanted)
 	if err != nil {
 		return err
@@ -328,7 +347,7 @@ func (s *Session) welcome(su *wire.Startup) error {
 	}
 	out = wire.AppendBackendKeyData(out, s.pid, s.secret)
 	out = wire.AppendReadyForQuery(out, wire.TxIdle)
-	if _, err := s.nc.Write(out); err != nil {
+	if _, err := s.link.Write(out); err != nil {
 		return err
 	}
 	s.lastSeen.Store(router.Nanotime())

@@ -18,6 +18,7 @@ type SessionInfo struct {
 	Wait            time.Duration // in the queue up to now
 	Prepared        int           // named prepared statements
 	AppName         string
+	TLS             string        // version and cipher suite; "" is not encrypted
 	Server          *backend.Info // of the connection that is lent to it; nil if none
 	PID             uint32
 	Console         bool
@@ -44,6 +45,7 @@ func (s *Server) Sessions() []SessionInfo {
 		i.Seen = time.Now().Add(-time.Duration(now - ses.lastSeen.Load()))
 		i.Prepared = int(ses.prepared.Load())
 		i.AppName, _ = ses.settings.Load().Get("application_name")
+		i.TLS = backend.DescribeTLS(ses.link)
 		if ses.waiter.Waiting() || ses.waiting.Load() != 0 {
 			i.State = "waiting"
 			i.Wait = time.Duration(now - ses.lastSeen.Load())

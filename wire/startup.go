@@ -114,6 +114,11 @@ func exactly(body []byte, n int) error {
 	return nil
 }
 
+// AppendSSLRequest appends an SSLRequest packet.
+func AppendSSLRequest(dst []byte) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(dst, 8), codeSSL)
+}
+
 // AppendCancel appends a CancelRequest packet.
 func AppendCancel(dst []byte, pid uint32, secret []byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(12+len(secret)))

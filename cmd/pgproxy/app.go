@@ -61,8 +61,12 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 	if err != nil {
 		return nil, err
 	}
+	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
+	if err != nil {
+		return nil, fmt.Errorf("client_tls_sslmode: %w", err)
+	}
 	st := &proxy.Settings{
-		Config: cfg, Users: users,
+		Config: cfg, Users: users, TLS: encrypt,
 		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
 	}
 	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
@@ -148,6 +152,7 @@ func newDialer(cfg *config.Config, db *config.Database) *backend.Dialer {
 		ConnectQuery:   db.ConnectQuery,
 		Params:         loginParams(db),
 		Now:            router.Nanotime,
+		TLS:            &db.TLS,
 	}
 }
 
@@ -199,6 +204,11 @@ func (a *app) apply(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
+	if err != nil {
+		a.log.Error("reload refused: the configuration in force stays", "error", err)
+		return err
+	}
 	for _, w := range cfg.Warnings {
 		if !slices.Contains(old.Config.Warnings, w) {
 			a.log.Warn("configuration", "warning", w)
@@ -214,7 +224,7 @@ func (a *app) apply(cfg *config.Config) error {
 	}
 	a.monitor.Apply(cfg)
 	a.server.Apply(&proxy.Settings{
-		Config: cfg, Users: users,
+		Config: cfg, Users: users, TLS: encrypt,
 		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
 	})
 	a.pools.Apply(cfg)

@@ -1,0 +1,32 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+)
+
+// Channel is what is known of the connection that a client logs in over.
+type Channel struct {
+	Encrypted  bool
+	Binding    []byte // what SCRAM-SHA-256-PLUS binds to, see EndPoint; nil: nothing
+	CommonName string // of the client's certificate, which has been verified; "": it has shown none
+}
+
+// EndPoint is the channel binding "tls-server-end-point" of RFC 5929 of a server
+// that shows this certificate: its hash, by the function of its signature but
+// SHA-256 at least. nil where the signature has no such function.
+func EndPoint(cert *x509.Certificate) []byte {
+	switch cert.SignatureAlgorithm {
+	case x509.MD5WithRSA, x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.SHA256WithRSA, x509.ECDSAWithSHA256, x509.SHA256WithRSAPSS:
+		h := sha256.Sum256(cert.Raw)
+		return h[:]
+	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:
+		h := sha512.Sum384(cert.Raw)
+		return h[:]
+	case x509.SHA512WithRSA, x509.ECDSAWithSHA512, x509.SHA512WithRSAPSS:
+		h := sha512.Sum512(cert.Raw)
+		return h[:]
+	}
+	return nil
+}
