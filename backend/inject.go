@@ -132,10 +132,7 @@ func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed 
 		return owed, dst
 	}
 	c.prep.add(s)
-	for old := c.prep.evict(c.limits.MaxPrepared); old != nil; old = c.prep.evict(c.limits.MaxPrepared) {
-		dst = wire.AppendTarget(dst, wire.Close, 'S', old.Name)
-		owed = append(owed, Owed{Kind: Close, Do: Swallow, Sink: sink, Stmt: old})
-	}
+	owed, dst = c.makeRoomLocked(sink, false, owed, dst)
 	dst = wire.AppendParse(dst, s.Name, s.Query, s.OIDs)
 	do := Swallow
 	if change != 0 {

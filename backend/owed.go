@@ -76,7 +76,11 @@ type Owed struct {
 	Own    bool       // Swallow: its group ends in its own Sync, an error stays inside
 	Signal Signal     // what its statement does to the processes that it names
 	Sink   Sink       // who gets it; nil: nobody
-	Stmt   *Statement // Parse: what is being prepared; Close: what is being evicted
+	Stmt   *Statement // what is being prepared, closed or used
+
+	// Makes and Drops say that the message is Query or Execute of a PREPARE or
+	// DEALLOCATE of Stmt.
+	Makes, Drops bool
 
 	// Change is the number of what the client's message does to its names of
 	// statements: see Sink.Undone. 0 is nothing.
@@ -111,6 +115,14 @@ type queue struct {
 }
 
 func (q *queue) at(i int) *Owed { return &q.ring[(q.head+i)&(len(q.ring)-1)] }
+
+// front returns the entry whose reply is next; the zero value if there is none.
+func (q *queue) front() Owed {
+	if q.n == 0 {
+		return Owed{}
+	}
+	return *q.at(0)
+}
 
 func (q *queue) empty() bool { return q.n == 0 }
 
@@ -306,6 +318,9 @@ func (q *queue) replyError() (Verdict, error) {
 			q.copyFailed()
 		}
 		q.failed = true
+		if h.Change != 0 || h.Makes {
+			q.lose(*h, true)
+		}
 		if h.Kind == Probe {
 			q.probed, q.doubt = true, 0 // all that was sent before it is answered
 		}

@@ -219,10 +219,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if e.Fatal() {
 			return c.lastWords(e, s), nil
 		}
-		var o Owed
-		if !c.q.empty() {
-			o = *c.q.at(0)
-		}
+		o := c.q.front()
 		v, err := c.q.reply(h.Type, body)
 		if err != nil {
 			return false, err
@@ -233,7 +230,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		}
 		c.try.over()
 		if v.Failed {
-			c.unsure = c.unsure || !v.Forward && c.holder != nil
+			c.unsure = c.unsure || !v.Forward && c.holder != nil && o.Stmt == nil
 			if c.failed == nil {
 				c.failed = e
 			}
@@ -360,29 +357,39 @@ var (
 	tagDiscardAll    = []byte("DISCARD ALL\x00")
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
 	tagDeallocate    = []byte("DEALLOCATE\x00")
+	tagPrepare       = []byte("PREPARE\x00")
 )
 
 // complete looks for the commands that change what the connection holds.
 func (c *Conn) complete(body []byte) {
-	if len(body) == 0 || body[0] != 'D' {
+	if len(body) == 0 || body[0] != 'D' && body[0] != 'P' {
 		return
 	}
 	switch {
+	case bytes.Equal(body, tagPrepare):
+		if o := c.q.front(); o.Makes {
+			c.prep.settle(o.Stmt, true)
+		}
+		return
 	case bytes.Equal(body, tagDiscardAll):
 		c.applied.Store(nil)
 		c.unsure, c.dirty = false, false
 	case bytes.Equal(body, tagDeallocateAll):
 	case bytes.Equal(body, tagDeallocate):
-		c.dirty = c.dirty || len(c.prep.used) > 0 // it may have been one of ours
+		if o := c.q.front(); o.Drops && o.Stmt != nil {
+			c.prep.forget(o.Stmt)
+		} else if !o.Drops {
+			c.dirty = c.dirty || len(c.prep.used) > 0 // it may have been one of ours
+		}
 		return
 	default:
 		return
 	}
 	c.dropped = true
 	c.unnamed.Store(otherUnnamed) // the EXECUTE of it may stand in one, which lives on
-	clear(c.prep.used)
+	c.prep.clear()
 	for i := range c.q.n { // what is prepared behind it is there again
-		if o := c.q.at(i); o.Kind == Parse && o.Stmt != nil {
+		if o := c.q.at(i); (o.Kind == Parse || o.Makes) && o.Stmt != nil {
 			c.prep.add(o.Stmt)
 		}
 	}
@@ -441,9 +448,9 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 // droppedEntry is told of entries whose message the server ignores, or refuses.
 func (c *Conn) droppedEntry(o Owed, refused bool) {
 	switch {
-	case o.Kind == Parse && o.Stmt != nil:
+	case (o.Kind == Parse || o.Makes) && o.Stmt != nil:
 		if refused {
-			delete(c.prep.used, o.Stmt)
+			c.prep.forget(o.Stmt)
 		} else {
 			c.prep.settle(o.Stmt, false)
 		}

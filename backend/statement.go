@@ -7,12 +7,19 @@ type Statement struct {
 	Name  string // on every server connection that has it
 	Query []byte
 	OIDs  []byte // count and parameter type OIDs, as in Parse
+
+	// Own says that Name is the one that a client has given it, for statements that
+	// name it in SQL. A server connection then has one of this name at most.
+	Own bool
+	// SQL says that Query is not the statement itself, but its PREPARE.
+	SQL bool
 }
 
 // prepared is the set of statements that a server connection has, or may have. Its
 // owner is Conn, under Conn.mu.
 type prepared struct {
 	used map[*Statement]held
+	own  map[string]*Statement // of used, those that are Own, by name
 	tick uint64
 	mark uint64 // tick at the start of the batch that is being sent
 }
@@ -44,6 +51,18 @@ func (p *prepared) add(s *Statement) {
 	}
 	p.tick++
 	p.used[s] = held{used: p.tick, sent: p.tick}
+	if s.Own {
+		if p.own == nil {
+			p.own = make(map[string]*Statement)
+		}
+		p.own[s.Name] = s
+	}
+}
+
+// clear notes that the server has no statement any more.
+func (p *prepared) clear() {
+	clear(p.used)
+	clear(p.own)
 }
 
 // settle notes whether the server has s for sure.
@@ -64,7 +83,12 @@ func (p *prepared) stale(s *Statement) {
 }
 
 // forget notes that the server does not have s.
-func (p *prepared) forget(s *Statement) { delete(p.used, s) }
+func (p *prepared) forget(s *Statement) {
+	delete(p.used, s)
+	if s.Own && p.own[s.Name] == s {
+		delete(p.own, s.Name)
+	}
+}
 
 // evict takes out the statement that was used longest ago if there are more
 // than limit. Those of the batch that is being sent stay.
@@ -80,7 +104,7 @@ func (p *prepared) evict(limit int) *Statement {
 		}
 	}
 	if oldest != nil {
-		delete(p.used, oldest)
+		p.forget(oldest)
 	}
 	return oldest
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/rand"
 
 	"pgproxy/backend"
 	"pgproxy/config"
@@ -17,9 +18,9 @@ import (
 // maxName is the longest name of a statement or portal in bytes that is taken.
 const maxName = 16 << 10
 
-// ownPrefix starts the names that statements have on servers. A client's name
-// like that is never passed on.
-var ownPrefix = []byte("pgproxy_")
+// ownPrefix starts the names that statements have on servers. Nobody can guess
+// one. A client's name like that is never passed on.
+var ownPrefix = []byte("pgproxy_" + rand.Text()[:8] + "_")
 
 var (
 	partPlan = &router.Plan{Class: router.ClassPrimary, Reason: "batch not complete in hand"}
@@ -46,7 +47,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		return err
 	}
 	s.lease.Batch()
-	s.open, s.binds, s.signal = true, 0, 0
+	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
 	return nil
 }
 
@@ -82,15 +83,15 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 			return batch
 		case wire.Parse:
 			if m, err := wire.ReadParse(body); err == nil {
-				plan = s.plan(a, m.Query)
+				plan = s.resolved(s.plan(a, m.Query))
 			}
 		case wire.Bind:
 			if _, name, _, ok := wire.ReadBindNames(body); ok {
-				plan = s.planOf(name)
+				plan = s.resolved(s.planOf(name))
 			}
 		case wire.Describe:
 			if kind, name, err := wire.ReadTarget(body); err == nil && kind == 'S' {
-				plan = s.planOf(name)
+				plan = s.resolved(s.planOf(name))
 			}
 		case wire.Execute, wire.Close, wire.Flush:
 		default:
@@ -147,7 +148,7 @@ func (s *Session) planOf(name []byte) *router.Plan {
 		return s.unnamed.plan
 	}
 	if st := s.stmts[string(name)]; st != nil {
-		return st.plan
+		return st.runs()
 	}
 	return nil
 }
@@ -185,7 +186,8 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		return s.failBatch(err, h)
 	}
 	a.parses++
-	s.unit.note(plan)
+	s.unit.note(s.resolved(plan))
+	s.expose(a, plan)
 	if len(m.Name) == 0 {
 		s.unit.parsed = true
 		return s.parseUnnamed(a, q, h, m, plan)
@@ -214,6 +216,11 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 func (s *Session) prepare(a *assembly, st *statement, change uint64) {
 	before := len(a.owed)
 	p := a.out.Made()
+	if st.Own {
+		a.owed, *p = s.lease.PrepareOwn(&st.Statement, s, true, a.owed, *p)
+		s.forged = s.forged && len(a.owed) == before
+		return
+	}
 	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, change != 0 && !s.srv.registry.isProved(st, s.proof()), a.owed, *p)
 	if n := len(a.owed); n > before {
 		s.forged = a.owed[n-1].Kind == backend.Forge
@@ -256,6 +263,7 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
 	}
+	s.absent(a, name)
 	if len(name) == 0 {
 		s.unnamed = unnamedStatement{id: s.srv.changes.Add(1), plan: router.TooLarge()}
 		s.lease.SetUnnamed(s.unnamed.id)
@@ -284,8 +292,15 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if err := s.sure(a, name); err != nil {
 		return 0, false, err
 	}
-	if plan := s.planOf(name); plan != nil && !s.open {
-		if err := s.before(a, plan); err != nil {
+	plan := s.planOf(name)
+	run := s.resolved(plan)
+	if run != nil && !s.open {
+		if err := s.before(a, run); err != nil {
+			return 0, false, err
+		}
+	}
+	if plan != nil && plan.Use != router.PreparedNone {
+		if err := s.sureOf(a, plan); err != nil {
 			return 0, false, err
 		}
 	}
@@ -294,15 +309,19 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	}
 	a.binds++
 	s.binds++
-	s.unit.bind(s.planOf(name), len(name) == 0)
-	if plan := s.planOf(name); plan == nil {
-		a.wrote = true // a statement of SQL's PREPARE may do anything
-	} else if plan.Effects != 0 {
-		s.effects(a, plan, plan.Effects.Any(stateEffects) && s.aloneFrom(q))
-		s.signal |= signalOf(plan)
-	}
 	st := s.stmts[string(name)]
+	if plan != nil && plan.Use != router.PreparedNone {
+		run, st = s.bindPrepared(a, plan, q, string(name))
+	}
+	s.unit.bind(run, len(name) == 0)
+	if run == nil {
+		a.wrote = true // what SQL's PREPARE has made where it could not be followed
+	} else if run.Effects != 0 {
+		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q))
+		s.signal |= signalOf(run)
+	}
 	if len(name) == 0 || st == nil {
+		s.absent(a, name)
 		s.reparse(a, name)
 		s.push(a, backend.Bind)
 		if !bytes.HasPrefix(name, ownPrefix) {
@@ -371,11 +390,15 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
 	}
+	if kind == 'S' && s.stmts[string(name)] == nil {
+		s.absent(a, name)
+	}
 	if h.Type == wire.Close {
 		s.push(a, backend.Close)
 	} else {
 		if kind == 'S' {
 			if st := s.stmts[string(name)]; st != nil {
+				s.expose(a, st.runs())
 				s.prepare(a, st, 0)
 				a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Sink: s, Stmt: &st.Statement})
 				s.forged = false

@@ -180,7 +180,8 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 		if err := s.needBatch(a, q); err != nil {
 			return s.failBatch(err, h)
 		}
-		s.push(a, backend.Execute)
+		a.owed = append(a.owed, s.executed())
+		s.forged = false
 		a.owed[len(a.owed)-1].Signal = s.signal
 		return s.stream(h)
 	case wire.Sync:
@@ -243,16 +244,32 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if plan.Proxy != nil && !s.open {
 		return h.Size(), false, s.command(a, plan)
 	}
-	if err := s.before(a, plan); err != nil {
-		return 0, false, err
-	}
-	if err := s.need(a, plan); err != nil {
-		return s.failQuery(err, h)
+	o := backend.Owed{Kind: backend.Query, Sink: s}
+	if plan.Use != router.PreparedNone && !s.open {
+		run, done, err := s.queryPrepared(a, q, h, plan, &o)
+		if done || err != nil {
+			return h.Size(), false, err
+		}
+		plan = run
+	} else {
+		if err := s.before(a, plan); err != nil {
+			return 0, false, err
+		}
+		if err := s.need(a, plan); err != nil {
+			return s.failQuery(err, h)
+		}
+		if plan.Use != router.PreparedNone {
+			s.expose(a, plan) // in an open batch
+		}
 	}
 	s.unit.note(plan)
 	s.effects(a, plan, !s.open)
-	s.push(a, backend.Query)
-	a.owed[len(a.owed)-1].Signal = signalOf(plan)
+	o.Signal = signalOf(plan)
+	a.owed = append(a.owed, o)
+	s.forged = false
+	if o.Change != 0 {
+		s.batches++ // an error here does not skip what comes behind
+	}
 	s.unnamed.drop() // as the server does
 	s.lease.NoUnnamed()
 	if len(q) < h.Size() {

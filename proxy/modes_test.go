@@ -74,7 +74,7 @@ func TestPins(t *testing.T) {
 		{"SELECT 1 AS i INTO TEMP pinned", "temporary object"},
 		{"LISTEN pinned", "LISTEN"},
 		{"SELECT pg_advisory_lock(78)", "session advisory lock"},
-		{"PREPARE pinned AS SELECT 1", "PREPARE"},
+		{"PREPARE pinned AS SELECT 1; DEALLOCATE pinned", "PREPARE"},
 		{"BEGIN; DECLARE pinned CURSOR WITH HOLD FOR SELECT 1; COMMIT", "cursor WITH HOLD"},
 	} {
 		for how, batch := range map[string]func(string) []byte{"simple": pgtest.Query, "extended": func(sql string) []byte { return pgtest.Extended(sql) }} {

@@ -75,6 +75,7 @@ type Session struct {
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
 	signal        backend.Signal // of the open batch's statements
+	next          backend.Owed   // of the next Execute: what it does with a prepared statement
 	unit          unit           // the statement that is being sent
 	tried         uint64         // the batch of the last one that may be run again
 	detour        detour         // where it must go, or must not, when it is run again

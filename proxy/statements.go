@@ -84,9 +84,33 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 	st := &statement{key: string(k), plan: p, refs: 1}
 	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
 	st.Statement = backend.Statement{
-		Name:  "pgproxy_" + strconv.FormatUint(r.next, 10),
+		Name:  string(ownPrefix) + strconv.FormatUint(r.next, 10),
 		Query: text[:len(query):len(query)],
 		OIDs:  text[len(query)+1:],
+	}
+	r.byKey[st.key] = st
+	return st
+}
+
+// getOwn is get for a statement under a client's name: one that SQL's PREPARE has
+// made, whose text query is, or the double of one of the protocol, with its
+// parameter types.
+func (r *registry) getOwn(name string, query, oids []byte, sql bool, plan *router.Plan) *statement {
+	k := make([]byte, 0, len(name)+len(query)+len(oids)+4)
+	k = append(k, 0, byte(len(oids))) // no text begins with a zero byte
+	k = append(append(k, name...), 0)
+	k = append(append(append(k, query...), 0), oids...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st := r.byKey[string(k)]; st != nil {
+		r.takeLocked(st)
+		return st
+	}
+	st := &statement{key: string(k), plan: plan, refs: 1}
+	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
+	at := 2 + len(name) + 1
+	st.Statement = backend.Statement{
+		Name: name, Query: text[at : at+len(query) : at+len(query)], OIDs: text[at+len(query)+1:], Own: true, SQL: sql,
 	}
 	r.byKey[st.key] = st
 	return st

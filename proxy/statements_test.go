@@ -9,8 +9,17 @@ import (
 	"pgproxy/pgtest"
 )
 
-// countPrepared is how many of the proxy's statements a server connection has.
-const countPrepared = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'pgproxy%'"
+// countPrepared asks how many statements a server connection has whose text is like
+// a pattern. It must not name the view: a client sees its own statements there.
+func countPrepared(pattern string) string {
+	return "SELECT prepared_like('" + strings.ReplaceAll(pattern, "'", "''") + "')"
+}
+
+// makeCountPrepared makes the function that countPrepared calls.
+func makeCountPrepared(t *testing.T, c *pgtest.Cluster) {
+	setup(t, c, "CREATE OR REPLACE FUNCTION prepared_like(pattern text) RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE n bigint; "+
+		"BEGIN EXECUTE 'SELECT count(*) FROM pg_prepared' || '_statements WHERE statement LIKE $1' INTO n USING pattern; RETURN n; END $$")
+}
 
 func oneRow(v string) string { return "T D(" + v + ") C(SELECT 1) Z(I)" }
 
@@ -30,6 +39,7 @@ func prepare(c *pgtest.RawClient, name, sql string) string {
 // max_prepared_statements, and no client notices.
 func TestPreparedLimit(t *testing.T) {
 	c := realCluster(t)
+	makeCountPrepared(t, c)
 	for limit := 1; limit <= 3; limit++ {
 		h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + fmt.Sprintf("default_pool_size = 1\nmax_prepared_statements = %d", limit)})
 		a, b := h.Client(t), h.Client(t)
@@ -49,7 +59,7 @@ func TestPreparedLimit(t *testing.T) {
 				t.Errorf("limit %d: got %s, want %s", limit, got, want)
 			}
 		}
-		got := value(b, countPrepared)
+		got := value(b, countPrepared("%"))
 		if n := strings.Index("0123456789", got); got == "" || n < 1 || n > limit {
 			t.Errorf("limit %d: %q statements on the server", limit, got)
 		}
@@ -73,6 +83,7 @@ func TestPreparedLimit(t *testing.T) {
 // TestPreparedNames: names are the client's own, texts are shared.
 func TestPreparedNames(t *testing.T) {
 	c := realCluster(t)
+	makeCountPrepared(t, c)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
 	a, b := h.Client(t), h.Client(t)
 	check := func(what, got, want string) {
@@ -95,12 +106,12 @@ func TestPreparedNames(t *testing.T) {
 	check("not b's", run(b, "n"), "2 D(b) C(SELECT 1) Z(I)")
 
 	// The same text is one statement on the server, whatever it is called.
-	before := value(a, countPrepared)
+	before := value(a, countPrepared("%"))
 	check("shared", prepare(a, "m1", "SELECT 'shared'"), "1 Z(I)")
 	check("shared", prepare(b, "m2", "SELECT 'shared'"), "1 Z(I)")
 	check("shared", prepare(b, "m3", "SELECT 'shared'"), "1 Z(I)")
-	same(t, a, countPrepared+" AND statement = 'SELECT ''shared'''", oneRow("1"))
-	if after := value(a, countPrepared); after <= before {
+	same(t, a, countPrepared("SELECT 'shared'"), oneRow("1"))
+	if after := value(a, countPrepared("%")); after <= before {
 		t.Errorf("%s statements on the server, before %s", after, before)
 	}
 	a.Send(pgtest.Close('S', "m1"), pgtest.Sync())

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -47,20 +48,40 @@ func analyse(text []byte) *Plan {
 	case 0:
 		return &Plan{Class: ClassAny, Reason: reasonEmpty}
 	case 1:
-		return planOf(tree.GetStmts()[0].GetStmt())
+		p := planOf(tree.GetStmts()[0].GetStmt())
+		if showsPrepared(text) {
+			if p.Use == PreparedNone {
+				p.Use = PreparedAll
+			} else if p.Use == PreparedMake {
+				p.Inner.Use = PreparedAll
+			}
+		}
+		return p
 	}
 	p := &Plan{Reason: reasonMulti, Effects: EffectMulti}
+	if showsPrepared(text) {
+		p.Use = PreparedAll
+	}
 	for _, s := range tree.GetStmts() {
 		one := planOf(s.GetStmt())
 		p.Effects |= one.Effects
 		if one.Proxy != nil {
 			p.Reason, p.Bad = reasonMixed, mixed
 		}
+		if one.Use != PreparedNone {
+			p.Use = PreparedAll
+		}
 	}
 	return p
 }
 
 var mixed = &Refusal{"0A000", "SET, RESET and SHOW of pgproxy.* must each be sent alone, not among several statements"}
+
+// showsPrepared reports whether a text may ask which prepared statements there
+// are: for the view or the function behind it.
+func showsPrepared(text []byte) bool {
+	return bytes.Contains(bytes.ToLower(text), []byte("pg_prepared_statement"))
+}
 
 // findings is what a walk over one statement's tree brings home.
 type findings struct {

@@ -147,8 +147,28 @@ type Plan struct {
 	// Block is set for BEGIN and START TRANSACTION.
 	Block *Block
 
+	// Use says what it does with prepared statements by name, and Statement with
+	// which: PREPARE, EXECUTE and DEALLOCATE are also the proxy's business.
+	Use       PreparedUse
+	Statement string
+	// Inner is, for PREPARE, the plan of what is prepared; for EXECUTE that of its
+	// arguments: it is a read if they are proved harmless.
+	Inner *Plan
+
 	refused atomic.Pointer[string]
 }
+
+// PreparedUse is what a statement does with prepared statements by name.
+type PreparedUse uint8
+
+const (
+	PreparedNone PreparedUse = iota
+	PreparedMake             // PREPARE
+	PreparedRun              // EXECUTE
+	PreparedDrop             // DEALLOCATE of one name
+	PreparedRead             // uses one in another way: EXPLAIN EXECUTE, CREATE TABLE AS EXECUTE
+	PreparedAll              // may use any: pg_prepared_statements, or one of several statements that uses one
+)
 
 // Refuse notes that a standby could not run the statement, and what it said. From
 // now on it goes to the primary. first says that nobody has noted it before. It is

@@ -40,15 +40,19 @@ func planOf(stmt *pg.Node) *Plan {
 	case *pg.Node_VariableShowStmt:
 		return planShow(n.VariableShowStmt)
 	case *pg.Node_PrepareStmt:
-		f := look(n.PrepareStmt.GetQuery())
-		return primary("session: PREPARE", "PREPARE", EffectPrepare|f.effects&statefulEffects)
+		inner := planOf(n.PrepareStmt.GetQuery())
+		p := primary("session: PREPARE", "PREPARE", EffectPrepare|inner.Effects&statefulEffects)
+		p.Use, p.Statement, p.Inner = PreparedMake, n.PrepareStmt.GetName(), inner
+		return p
 	case *pg.Node_ExecuteStmt:
-		return primary("session: EXECUTE", "", EffectWrite)
+		return planExecute(n.ExecuteStmt)
 	case *pg.Node_DeallocateStmt:
 		if n.DeallocateStmt.GetIsall() || n.DeallocateStmt.GetName() == "" {
 			return primary("session: DEALLOCATE ALL", "DEALLOCATE ALL", EffectDeallocateAll)
 		}
-		return primary("session: DEALLOCATE", "DEALLOCATE", EffectDeallocate)
+		p := primary("session: DEALLOCATE", "DEALLOCATE", EffectDeallocate)
+		p.Use, p.Statement = PreparedDrop, n.DeallocateStmt.GetName()
+		return p
 	case *pg.Node_DeclareCursorStmt:
 		f := look(n.DeclareCursorStmt.GetQuery())
 		if n.DeclareCursorStmt.GetOptions()&cursorHold != 0 {
@@ -74,19 +78,42 @@ func (f findings) plan(tag string) *Plan { return primary(f.reason, tag, f.effec
 // planLooked is for statements that judge refuses by themselves.
 func planLooked(m proto.Message, tag string) *Plan { return look(m).plan(tag) }
 
+// planExecute: what EXECUTE runs is known to the session alone.
+func planExecute(n *pg.ExecuteStmt) *Plan {
+	var f findings
+	for _, arg := range n.GetParams() {
+		f.walk(arg.ProtoReflect())
+	}
+	args := &Plan{Class: ClassRead, Reason: reasonRead}
+	if f.reason != "" {
+		args = f.plan("")
+	}
+	p := primary("session: EXECUTE", "", EffectWrite|f.effects)
+	p.Use, p.Statement, p.Inner = PreparedRun, n.GetName(), args
+	return p
+}
+
+// reads marks the plan of a statement that has an EXECUTE inside.
+func (p *Plan) reads(query *pg.Node) *Plan {
+	if e := query.GetExecuteStmt(); e != nil {
+		p.Use, p.Statement = PreparedRead, e.GetName()
+	}
+	return p
+}
+
 // planExplain: what is only planned does nothing, what is analysed runs. The
 // value of ANALYZE is not looked at, since it may be a literal.
 func planExplain(n *pg.ExplainStmt) *Plan {
 	inner := planOf(n.GetQuery())
 	for _, o := range n.GetOptions() {
 		if o.GetDefElem().GetDefname() == "analyze" {
-			return primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects)
+			return primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects).reads(n.GetQuery())
 		}
 	}
 	if inner.Class == ClassRead && n.GetQuery().GetSelectStmt() != nil {
 		return &Plan{Class: ClassRead, Reason: reasonRead, Tag: "EXPLAIN"}
 	}
-	return primary("explain: "+inner.Reason, "EXPLAIN", 0)
+	return primary("explain: "+inner.Reason, "EXPLAIN", 0).reads(n.GetQuery())
 }
 
 // planTransaction: only a block that is READ ONLY from its first word may run
@@ -169,7 +196,7 @@ func planCreateAs(n *pg.CreateTableAsStmt) *Plan {
 	if n.GetInto().GetSkipData() {
 		tag = string(what)
 	}
-	return primary("ddl: "+what, tag, f.effects|EffectWrite|EffectDDL|tempEffect(n.GetInto()))
+	return primary("ddl: "+what, tag, f.effects|EffectWrite|EffectDDL|tempEffect(n.GetInto())).reads(n.GetQuery())
 }
 
 func planDiscard(n *pg.DiscardStmt) *Plan {

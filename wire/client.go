@@ -110,6 +110,12 @@ func AppendExecute(dst []byte) []byte {
 	return append(dst, Execute, 0, 0, 0, 9, 0, 0, 0, 0, 0)
 }
 
+// AppendExecutePortal appends an Execute message for a portal, all rows.
+func AppendExecutePortal(dst []byte, portal string) []byte {
+	dst, at := begin(dst, Execute)
+	return finish(append(appendString(dst, portal), 0, 0, 0, 0), at)
+}
+
 // AppendSync appends a Sync message.
 func AppendSync(dst []byte) []byte { return append(dst, Sync, 0, 0, 0, 4) }
 
