@@ -72,6 +72,7 @@ func init() {
 			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: nothing},
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
+		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},
 		&entry{name: "FDS", cols: fdColumns, rows: nothing},
 	)
 	for _, p := range fakeParams {

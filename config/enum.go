@@ -63,6 +63,9 @@ const (
 
 var splitModes = []string{"auto", "off", "hinted", "any", "shadow"}
 
+// Splits reports whether it matters what a statement does.
+func (v SplitMode) Splits() bool { return v != SplitOff && v != SplitAny }
+
 // String is the word of the file.
 func (v SplitMode) String() string { return word(splitModes, v) }
 

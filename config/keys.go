@@ -63,7 +63,7 @@ func defaultProxy() Proxy {
 		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, QueryWaitTimeout: 120 * time.Second,
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
-		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond,
+		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond, CatalogInterval: time.Minute,
 		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second, SuspendTimeout: 10 * time.Second,
 		UnixSocketMode: 0o777, ReservePoolTimeout: 5 * time.Second, QueryWaitNotify: 5 * time.Second,
 		SyslogIdent: "pgproxy", SyslogFacility: "daemon", LogStats: true,
@@ -134,6 +134,7 @@ var proxyKeys = []key[Proxy]{
 
 	duration("server_check_interval", func(p *Proxy) *time.Duration { return &p.ServerCheckInterval }, 10*time.Millisecond, day),
 	duration("lsn_interval", func(p *Proxy) *time.Duration { return &p.LSNInterval }, time.Millisecond, day),
+	duration("catalog_interval", func(p *Proxy) *time.Duration { return &p.CatalogInterval }, 100*time.Millisecond, day),
 	text("monitor_user", func(p *Proxy) *string { return &p.MonitorUser }, nameOrNone),
 	secret("monitor_password", func(p *Proxy) *Secret { return &p.MonitorPassword }),
 
@@ -231,6 +232,8 @@ var databaseKeys = []key[databaseEntry]{
 	enum("transaction_reads", func(d *databaseEntry) *TransactionReads { return &d.TransactionReads }),
 	ratio("shadow_ratio", func(d *databaseEntry) *float64 { return &d.ShadowRatio }),
 	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
+	list("read_functions", func(d *databaseEntry) *[]string { return &d.ReadFunctions }, functionPattern),
+	list("write_functions", func(d *databaseEntry) *[]string { return &d.WriteFunctions }, functionPattern),
 }
 
 func defaultServer() Server { return Server{Port: 5432, Weight: 1} }

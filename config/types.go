@@ -82,6 +82,7 @@ type Proxy struct {
 	// Health of servers.
 	ServerCheckInterval time.Duration // between two checks of role and lag
 	LSNInterval         time.Duration // between two samples of the primary's WAL position
+	CatalogInterval     time.Duration // between two readings of a database's catalog
 	MonitorUser         string        // logs in for the checks where a database has no login of its own
 	MonitorPassword     Secret
 
@@ -165,6 +166,8 @@ type Database struct {
 	ShadowRatio        float64       // share of the reads that SplitShadow compares, 0 to 1
 	FailoverTimeout    time.Duration // a transaction waits so long for a primary
 	Rules              []Rule        // the first that fits decides
+	ReadFunctions      []string      // patterns of functions that are taken for reads; see FunctionPattern
+	WriteFunctions     []string      // of functions that never go to a replica, whatever they are declared
 }
 
 // Rule sends statements to a target. Each of its conditions that is given must
@@ -181,6 +184,9 @@ type Rule struct {
 func (d *Database) HasGroup(name string) bool {
 	return slices.ContainsFunc(d.Servers, func(s Server) bool { return slices.Contains(s.Groups, name) })
 }
+
+// OneDatabase reports whether all clients of the entry are in the database DBName.
+func (d *Database) OneDatabase() bool { return !d.anyDBName }
 
 // Server is one PostgreSQL server of a Database.
 type Server struct {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -517,4 +518,20 @@ func quoteAll(words []string) string {
 		}
 	}
 	return strings.Join(q, ", ")
+}
+
+// FunctionPattern compiles a pattern of read_functions or write_functions: a
+// regular expression in Go's syntax that the whole name of a function must match,
+// with its schema in front or without.
+func FunctionPattern(s string) (*regexp.Regexp, error) { return regexp.Compile("^(?:" + s + ")$") }
+
+func functionPattern(s string) error {
+	if err := oneLine(s); err != nil {
+		return err
+	}
+	_, err := FunctionPattern(s)
+	if wrong, ok := errors.AsType[*syntax.Error](err); ok {
+		return fmt.Errorf("%s is no regular expression: %s", quote(s), wrong.Code)
+	}
+	return err
 }

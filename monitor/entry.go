@@ -37,10 +37,11 @@ type state struct {
 // entry is the servers of one database of the configuration.
 type entry struct {
 	// Set at construction.
-	name string
-	log  *slog.Logger
-	turn *atomic.Uint64
-	gone chan struct{} // closed when the entry has left the configuration
+	name     string
+	log      *slog.Logger
+	turn     *atomic.Uint64
+	gone     chan struct{} // closed when the entry has left the configuration
+	catalogs *catalogs
 
 	// Atomic.
 	topology atomic.Pointer[router.Topology]
@@ -65,6 +66,7 @@ func newEntry(name string, log *slog.Logger) *entry {
 		name: name, log: log.With("database", name), turn: new(atomic.Uint64), gone: make(chan struct{}),
 		reigns: make(map[string]uint32),
 	}
+	e.catalogs = newCatalogs(e)
 	ch := make(chan struct{})
 	e.changed.Store(&ch)
 	return e
@@ -159,8 +161,9 @@ func (e *entry) publishLocked() {
 	e.rolesLocked()
 	if e.sampleLocked() {
 		e.rolesLocked()
+		e.catalogs.changed()
 	}
-	next := &router.Topology{System: e.sourceID.system, Servers: make([]router.Server, len(e.servers)), Turn: e.turn}
+	next := &router.Topology{System: e.sourceID.system, Servers: make([]router.Server, len(e.servers)), Turn: e.turn, Provers: e.catalogs}
 	replicas := false
 	for i, s := range e.servers {
 		st := &s.state

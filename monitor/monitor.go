@@ -34,7 +34,7 @@ type Monitor struct {
 	load func(addr string) *atomic.Int64
 	ctx  context.Context // ends when the Monitor is closed
 	stop context.CancelFunc
-	goes sync.WaitGroup // one for each server
+	goes sync.WaitGroup // one for each server, and for each catalog that is read
 
 	entries atomic.Pointer[map[string]*entry] // replaced whole, by name
 
@@ -95,6 +95,7 @@ func (m *Monitor) Apply(cfg *config.Config) {
 		e := old[name]
 		if e == nil {
 			e = newEntry(name, m.log)
+			e.catalogs.ctx, e.catalogs.goes = m.ctx, &m.goes
 		}
 		next[name] = e
 		gone := m.configure(e, cfg, db, &started)
@@ -104,10 +105,14 @@ func (m *Monitor) Apply(cfg *config.Config) {
 	for name, e := range old {
 		if next[name] == nil {
 			retired = append(retired, m.retire(e)...)
+			e.catalogs.close()
 		}
 	}
 	for _, s := range started {
 		m.goes.Go(s.run) // until s.stop, or m.stop
+	}
+	for name, db := range cfg.Databases {
+		next[name].catalogs.configure(cfg, db, m.dial(cfg, db))
 	}
 	for _, s := range retired {
 		s.stop()
@@ -148,7 +153,7 @@ func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, s
 		e.followLocked(nil, identity{})
 	}
 	if e.topology.Load() == nil {
-		e.topology.Store(&router.Topology{Generation: m.past, Turn: e.turn})
+		e.topology.Store(&router.Topology{Generation: m.past, Turn: e.turn, Provers: e.catalogs})
 	}
 	e.publishLocked()
 	return left
@@ -300,5 +305,8 @@ func (m *Monitor) Close() {
 	defer m.mu.Unlock()
 	m.closed = true
 	m.stop()
+	for _, e := range *m.entries.Load() {
+		e.catalogs.close()
+	}
 	m.goes.Wait()
 }

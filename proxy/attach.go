@@ -35,6 +35,10 @@ func (s *Session) refresh() error {
 		s.mode = u.PoolMode
 	}
 	s.count(s.system)
+	s.prover, s.path = nil, nil
+	if topo := s.srv.topo.Topology(db.Name); topo != nil && topo.Provers != nil {
+		s.prover = topo.Provers.Prover(db.DBName)
+	}
 	return nil
 }
 
@@ -215,6 +219,9 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		now = 0
 		if err == nil {
 			s.lease, s.leaseRole = c, ch.Role
+			if s.ddl.Load() != nil {
+				s.ddl.Store(nil) // its transaction is over
+			}
 			s.current.Store(c)
 			if s.ending.Load() { // end has looked for a connection before there was one
 				return nil, s.endReason()

@@ -66,6 +66,10 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool) {
 	if e.Any(router.EffectOther) {
 		a.dirty = true
 	}
+	if e.Any(router.EffectDDL) && !e.Any(router.EffectTemp) && s.prover != nil {
+		s.prover.Changed(router.Nanotime(), false)
+		s.ddl.Store(s.prover)
+	}
 	for _, p := range pins {
 		if e.Any(p.effect) {
 			a.pin = p.reason

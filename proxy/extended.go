@@ -145,10 +145,10 @@ func (s *Session) planOf(name []byte) *router.Plan {
 		if s.unnamed.id == 0 {
 			return nil
 		}
-		return s.unnamed.plan
+		return s.proved(s.unnamed.plan)
 	}
 	if st := s.stmts[string(name)]; st != nil {
-		return st.runs()
+		return s.proved(st.runs())
 	}
 	return nil
 }
@@ -206,7 +206,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		s.forged = false
 		return h.Size(), false, nil
 	}
-	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan })
+	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan.Draft() })
 	s.prepare(a, st, s.rename(name, st))
 	return h.Size(), false, nil
 }
@@ -233,7 +233,7 @@ func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.Pars
 	u.id = s.srv.changes.Add(1)
 	u.query = append(u.query[:0], m.Query...)
 	u.oids = append(u.oids[:0], m.OIDs...)
-	u.plan = plan
+	u.plan = plan.Draft()
 	s.lease.SetUnnamed(u.id)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Sink: s, Change: u.id})
 	s.forged = false

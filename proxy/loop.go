@@ -43,9 +43,12 @@ func (a *assembly) reset() {
 	a.memoText, a.memo, a.now = nil, nil, 0
 }
 
-// plan asks the router, unless the text is that of the unnamed statement, or the
+// plan returns what is known of a text in this session.
+func (s *Session) plan(a *assembly, sql []byte) *router.Plan { return s.proved(s.draft(a, sql)) }
+
+// draft asks the router, unless the text is that of the unnamed statement, or the
 // same bytes as just before.
-func (s *Session) plan(a *assembly, sql []byte) *router.Plan {
+func (s *Session) draft(a *assembly, sql []byte) *router.Plan {
 	if p := s.unnamed.planFor(sql); p != nil {
 		return p
 	}
@@ -319,6 +322,9 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 				a.owed, *p = backend.AppendProbe(s, a.owed, *p)
 				s.lease.NoUnnamed() // it is a simple query
 			}
+		}
+		if s.ddl.Load() != nil && a.holding {
+			s.endDDL()
 		}
 		if a.holding && s.fits(plan) {
 			if s.sight.blind {

@@ -28,20 +28,22 @@ func (s *Session) resolved(plan *router.Plan) *router.Plan {
 		return plan
 	}
 	st := s.stmts[plan.Statement]
-	switch {
-	case st == nil || st.runs().Use != router.PreparedNone:
+	if st == nil || st.runs().Use != router.PreparedNone {
 		return plan
-	case plan.Inner.Class == router.ClassRead && plan.Target == "":
-		return st.runs()
 	}
-	p := &router.Plan{Class: router.ClassPrimary, Reason: plan.Inner.Reason, Effects: st.runs().Effects | plan.Inner.Effects, Target: plan.Target}
-	if plan.Inner.Class == router.ClassRead {
-		p.Class, p.Reason, p.Tag = st.runs().Class, st.runs().Reason, st.runs().Tag
+	runs, args := s.proved(st.runs()), s.proved(plan.Inner)
+	if args.Class == router.ClassRead && plan.Target == "" {
+		return runs
+	}
+	p := &router.Plan{Class: router.ClassPrimary, Reason: args.Reason, Effects: runs.Effects | args.Effects, Target: plan.Target}
+	if args.Class == router.ClassRead {
+		p.Class, p.Reason, p.Tag = runs.Class, runs.Reason, runs.Tag
 	}
 	return p
 }
 
-// runs returns the plan of what the statement does when it is executed.
+// runs returns the plan, by the text alone, of what the statement does when it is
+// executed.
 func (st *statement) runs() *router.Plan {
 	if st.SQL {
 		return st.plan.Inner

@@ -183,6 +183,7 @@ func (s *Session) refused(f *backend.Failure) {
 	if plan == nil || !plan.Refuse(f.Error.Message) {
 		return
 	}
+	s.prover.Refresh() // it may have been read before somebody changed it
 	s.srv.healed.Add(1)
 	s.log().Warn("a standby has refused a statement: it goes to the primary from now on",
 		"server", s.lease.Addr, "error", f.Error.Message, "code", f.Error.Code, "shape", s.srv.router.Shape(sql))
@@ -201,7 +202,7 @@ func (s *Session) statementIn(p []byte, n int) (sql []byte, plan *router.Plan) {
 		switch h.Type {
 		case wire.Query:
 			sql = body[:len(body)-1]
-			return sql, s.srv.router.Plan(sql)
+			return sql, s.proved(s.srv.router.Plan(sql))
 		case wire.Parse:
 			if m, err := wire.ReadParse(body); err == nil {
 				parsed[string(m.Name)] = m.Query
@@ -213,7 +214,7 @@ func (s *Session) statementIn(p []byte, n int) (sql []byte, plan *router.Plan) {
 					sql = st.Query
 				}
 				if q, ok := parsed[string(name)]; ok {
-					sql, plan = q, s.srv.router.Plan(q)
+					sql, plan = q, s.proved(s.srv.router.Plan(q))
 				}
 			}
 		case wire.Execute:

@@ -70,6 +70,9 @@ type Session struct {
 	db            *config.Database // entry of cfg
 	mode          config.PoolMode
 	pools         []*pool.Pool // by index of db.Servers, as far as asked for
+	prover        *router.Prover
+	path          *router.Path      // what unqualified names mean; made for
+	pathFor       *backend.Settings // these
 	stmts         map[string]*statement
 	changes       []nameChange // not known yet whether they have happened
 	batches       uint64       // counts Syncs
@@ -108,6 +111,7 @@ type Session struct {
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime
 	noticed    atomic.Int64 // lastSeen of the wait that the client was told of
 	prepared   atomic.Int64
+	ddl        atomic.Pointer[router.Prover] // to be told when the open transaction has ended; nil: it changes no catalog
 }
 
 // unnamedStatement is the client's unnamed prepared statement, kept so that it
@@ -115,7 +119,7 @@ type Session struct {
 type unnamedStatement struct {
 	id          uint64 // number of its Parse, as in nameChange; 0: there is none
 	query, oids []byte
-	plan        *router.Plan
+	plan        *router.Plan // by the text alone
 }
 
 // drop forgets the statement, but not what is known of its text.

@@ -30,6 +30,7 @@ func (s *Session) seen(level config.Consistency) router.Seen {
 	v := &s.sight
 	var seen router.Seen
 	if level != config.ConsistencyEventual {
+		seen.Catalog = s.prover.Since()
 		seen.Floor = max(v.floor, s.mine.Load().Load())
 		switch last := s.answered.Load(); {
 		case v.on != "":

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"pgproxy/backend"
+	"pgproxy/router"
 	"pgproxy/wire"
 )
 
@@ -57,6 +58,9 @@ func (s *Session) Answered(at int64, wrote bool) {
 	if !wrote {
 		return
 	}
+	if pr := s.ddl.Load(); pr != nil {
+		pr.Changed(at, true)
+	}
 	raise(s.mine.Load(), at)
 	for _, w := range *s.writes.Load() {
 		raise(w, at)
@@ -69,6 +73,9 @@ func (s *Session) Lost(err error, fatal bool) {
 	e.Detail = "The transaction or statement that was under way has ended with an unknown result."
 	if fatal {
 		e = nil // the server's own words have been relayed
+	}
+	if pr := s.ddl.Load(); pr != nil {
+		pr.Changed(router.Nanotime(), true) // it may have come to its end
 	}
 	s.end(&lostServer{err: err, tell: e})
 }

@@ -22,8 +22,8 @@ const (
 // statement is a named prepared statement that any number of clients have.
 type statement struct {
 	backend.Statement
-	plan *router.Plan
-	key  string // text, NUL, parameter types
+	plan *router.Plan // by the text alone: clients of all databases share it
+	key  string       // text, NUL, parameter types
 
 	// Guarded by registry.mu.
 	refs   int                   // clients' names for it

@@ -87,10 +87,24 @@ func showsPrepared(text []byte) bool {
 type findings struct {
 	reason  Reason // the first thing that is not proved harmless; "" if none
 	effects Effect
+	hard    Reason // the first one that no catalog can clear; "" if none
+	sure    Effect // of those
+	refs    refs
 }
 
-// refuse notes that something is not proved harmless, and what it does.
+// refuse notes that something is harmful whatever the catalog says, and what it
+// does.
 func (f *findings) refuse(why Reason, effects Effect) {
+	f.doubt(why, effects)
+	if f.hard == "" {
+		f.hard = why
+	}
+	f.sure |= effects
+}
+
+// doubt notes that something is not proved harmless by its name alone, and what
+// it may do. What the catalog must say of it stands in refs.
+func (f *findings) doubt(why Reason, effects Effect) {
 	if f.reason == "" {
 		f.reason = why
 	}
@@ -101,6 +115,7 @@ func (f *findings) refuse(why Reason, effects Effect) {
 func look(m proto.Message) findings {
 	var f findings
 	f.walk(m.ProtoReflect())
+	f.refs.settle()
 	return f
 }
 
@@ -128,11 +143,11 @@ func (f *findings) walk(m protoreflect.Message) {
 func (f *findings) judge(m proto.Message) {
 	switch n := m.(type) {
 	case *pg.Node, *pg.RawStmt, *pg.List, *pg.String, *pg.Integer, *pg.Float, *pg.Boolean, *pg.BitString,
-		*pg.SelectStmt, *pg.WithClause, *pg.CommonTableExpr, *pg.CTESearchClause, *pg.CTECycleClause,
+		*pg.SelectStmt, *pg.WithClause, *pg.CTESearchClause, *pg.CTECycleClause,
 		*pg.ResTarget, *pg.ParamRef, *pg.A_Const, *pg.A_Star, *pg.A_Indices,
-		*pg.A_Indirection, *pg.A_ArrayExpr, *pg.TypeCast, *pg.CollateClause, *pg.Alias, *pg.JoinExpr,
+		*pg.A_ArrayExpr, *pg.TypeCast, *pg.CollateClause, *pg.Alias,
 		*pg.RangeSubselect, *pg.RangeFunction, *pg.RangeTableFunc, *pg.RangeTableFuncCol, *pg.ColumnDef,
-		*pg.WindowDef, *pg.GroupingSet, *pg.GroupingFunc, *pg.BoolExpr, *pg.CaseExpr, *pg.CaseWhen,
+		*pg.WindowDef, *pg.GroupingSet, *pg.GroupingFunc, *pg.BoolExpr, *pg.CaseWhen,
 		*pg.CoalesceExpr, *pg.MinMaxExpr, *pg.NullTest, *pg.BooleanTest, *pg.RowExpr, *pg.NamedArgExpr,
 		*pg.SQLValueFunction, *pg.XmlExpr, *pg.XmlSerialize,
 		*pg.JsonFormat, *pg.JsonReturning, *pg.JsonValueExpr, *pg.JsonIsPredicate, *pg.JsonBehavior,
@@ -141,9 +156,27 @@ func (f *findings) judge(m proto.Message) {
 		*pg.JsonSerializeExpr, *pg.JsonObjectConstructor, *pg.JsonArrayConstructor,
 		*pg.JsonArrayQueryConstructor, *pg.JsonAggConstructor, *pg.JsonObjectAgg, *pg.JsonArrayAgg:
 		// Harmless by themselves.
+	case *pg.CommonTableExpr:
+		f.refs.ctes = append(f.refs.ctes, n.GetCtename())
 	case *pg.ColumnRef:
-		if name := lastName(n.GetFields()); sequenceColumns[name] {
-			f.refuse("may be read from a sequence, which a standby shows ahead: "+clean(name), 0)
+		name := lastName(n.GetFields())
+		if sequenceColumns[name] {
+			f.doubt("may be read from a sequence, which a standby shows ahead: "+clean(name), 0)
+		}
+		if len(n.GetFields()) > 1 {
+			f.refs.column(name)
+		}
+	case *pg.A_Indirection:
+		for _, i := range n.GetIndirection() {
+			f.refs.column(i.GetString_().GetSval())
+		}
+	case *pg.CaseExpr:
+		if n.GetArg() != nil {
+			f.refs.operator("", "=")
+		}
+	case *pg.JoinExpr:
+		if n.GetIsNatural() || len(n.GetUsingClause()) > 0 {
+			f.refs.operator("", "=")
 		}
 	case *pg.FuncCall:
 		f.function(n)
@@ -155,12 +188,17 @@ func (f *findings) judge(m proto.Message) {
 		switch n.GetKind() {
 		case pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN,
 			pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
-			// Its name is BETWEEN, its operators are >= and <=.
+			// Its name is BETWEEN.
+			f.refs.operator("", ">=")
+			f.refs.operator("", "<=")
 		default:
 			f.operator(n.GetName())
 		}
 	case *pg.SubLink:
 		f.operator(n.GetOperName())
+		if n.GetSubLinkType() == pg.SubLinkType_ANY_SUBLINK && len(n.GetOperName()) == 0 {
+			f.refs.operator("", "=") // IN
+		}
 	case *pg.SortBy:
 		f.operator(n.GetUseOp())
 	case *pg.RangeTableSample:
@@ -224,36 +262,55 @@ func (f *findings) function(n *pg.FuncCall) {
 	case functionTerminate:
 		f.refuse("ends a session: "+clean(name), EffectWrite|EffectTerminate)
 	default:
+		args := len(n.GetArgs())
+		if n.GetAggWithinGroup() || args > maxArgs {
+			args = anyArgs
+		}
+		f.refs.function(schemaName(n.GetFuncname()), name, args)
 		if !builtin(n.GetFuncname()) || !pureFunctions[name] {
-			f.refuse("function not known to be pure: "+dotted(n.GetFuncname()), EffectWrite)
+			f.doubt("function not known to be pure: "+dotted(n.GetFuncname()), EffectWrite)
 		}
 	}
 }
 
 func (f *findings) operator(name []*pg.Node) {
-	if len(name) == 0 || builtin(name) && pureOperators[lastName(name)] {
+	if len(name) == 0 {
 		return
 	}
-	f.refuse("operator not known to be pure: "+dotted(name), EffectWrite)
+	f.refs.operator(schemaName(name), lastName(name))
+	if !builtin(name) || !pureOperators[lastName(name)] {
+		f.doubt("operator not known to be pure: "+dotted(name), EffectWrite)
+	}
 }
 
 func (f *findings) typeName(n *pg.TypeName) {
-	if n.GetPctType() || !builtin(n.GetNames()) || !pureTypes[lastName(n.GetNames())] {
+	if n.GetPctType() {
 		f.refuse("type not known to be pure: "+dotted(n.GetNames()), EffectWrite)
+		return
+	}
+	if len(n.GetNames()) == 0 {
+		return // of a column that has none, as ORDINALITY
+	}
+	f.refs.typeName(schemaName(n.GetNames()), lastName(n.GetNames()))
+	if !builtin(n.GetNames()) || !pureTypes[lastName(n.GetNames())] {
+		f.doubt("type not known to be pure: "+dotted(n.GetNames()), EffectWrite)
 	}
 }
 
 // relation judges a table, view or sequence that is read.
 func (f *findings) relation(n *pg.RangeVar) {
 	schema, name := n.GetSchemaname(), n.GetRelname()
-	switch {
-	case isTemp(n):
+	if isTemp(n) {
 		f.refuse("temporary: "+clean(name), 0)
+		return
+	}
+	f.refs.relation(schema, name)
+	switch {
 	case strings.HasPrefix(name, "pg_") && (!pureCatalogs[name] || schema != "" && schema != "pg_catalog"),
 		strings.HasPrefix(schema, "pg_") && schema != "pg_catalog":
-		f.refuse("belongs to one server or session: "+clean(name), 0)
+		f.doubt("belongs to one server or session: "+clean(name), 0)
 	case strings.HasSuffix(name, "_seq"):
-		f.refuse("may be a sequence, which a standby shows ahead: "+clean(name), 0)
+		f.doubt("may be a sequence, which a standby shows ahead: "+clean(name), 0)
 	}
 }
 
@@ -304,6 +361,14 @@ func tempEffect(m proto.Message) Effect {
 // builtin tells whether a name is unqualified or in pg_catalog.
 func builtin(name []*pg.Node) bool {
 	return len(name) == 1 || len(name) == 2 && name[0].GetString_().GetSval() == "pg_catalog"
+}
+
+// schemaName is the schema of a name, "" if it has none.
+func schemaName(name []*pg.Node) string {
+	if len(name) < 2 {
+		return ""
+	}
+	return name[len(name)-2].GetString_().GetSval()
 }
 
 func lastName(name []*pg.Node) string {

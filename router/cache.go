@@ -97,6 +97,9 @@ func (c *cache) add(h sum, shape []byte, plan *Plan) (p *Plan, kept bool) {
 		sum: h, shape: string(shape), plan: plan, stamped: time.Now(),
 		size: int64(len(shape)+len(plan.Reason)+len(plan.Target)+len(plan.Tag)) + entryOverhead,
 	}
+	if plan.open != nil {
+		e.size += int64(plan.open.size() + maxProofs*proofSize)
+	}
 	if e.size > c.maxSize/64 {
 		return plan, false
 	}
@@ -176,13 +179,14 @@ func (c *cache) list() []ShapeStat {
 		var raw [16]byte
 		binary.BigEndian.PutUint64(raw[:8], e.sum.hi)
 		binary.BigEndian.PutUint64(raw[8:], e.sum.lo)
-		class, reason := e.plan.Class, e.plan.Reason
-		if said := e.plan.Refused(); said != "" {
-			class, reason = ClassPrimary, "refused by a standby: "+clean(said)
+		class, reason := e.plan.now()
+		var proofs []ProofStat
+		if e.plan.open != nil {
+			proofs = e.plan.open.stats()
 		}
 		stats = append(stats, ShapeStat{
 			Shape: display(e.shape), Hash: hex.EncodeToString(raw[:]),
-			Class: class, Reason: reason, Hits: e.hits.Load(), Stamped: e.stamped,
+			Class: class, Reason: reason, Hits: e.hits.Load(), Stamped: e.stamped, Proofs: proofs,
 		})
 	}
 	return stats

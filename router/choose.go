@@ -55,6 +55,9 @@ type Seen struct {
 	Last  int64
 	On    string
 	Since int64
+	// Catalog is when the catalog that the plan was proved from was read: a server
+	// that is known to be further behind may have other definitions. 0 is none.
+	Catalog int64
 }
 
 // Choice is a server for a Request. Server is -1 if none can serve it now:
@@ -225,6 +228,9 @@ func (c *candidates) member(s *Server) bool {
 
 // on reports whether a replica is known to show all that must be seen.
 func (v *Seen) on(s *Server) bool {
+	if s.Covered != 0 && s.Covered < v.Catalog {
+		return false
+	}
 	if s.Covered < v.Floor && !v.Token.reachedBy(s) {
 		return false
 	}

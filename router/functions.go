@@ -107,7 +107,7 @@ var pureFunctions = wordSet(`
 	pg_get_statisticsobjdef pg_get_statisticsobjdef_columns pg_get_statisticsobjdef_expressions
 	pg_get_triggerdef pg_get_userbyid pg_get_viewdef pg_has_role pg_identify_object
 	pg_identify_object_as_address pg_index_column_has_property pg_index_has_property
-	pg_indexam_has_property pg_input_error_info pg_input_is_valid pg_opclass_is_visible
+	pg_indexam_has_property pg_input_error_info pg_input_is_valid pg_is_other_temp_schema pg_opclass_is_visible
 	pg_operator_is_visible pg_opfamily_is_visible pg_options_to_table pg_partition_ancestors
 	pg_partition_root pg_partition_tree pg_relation_is_updatable pg_sequence_parameters pg_size_bytes
 	pg_size_pretty pg_statistics_obj_is_visible pg_table_is_visible pg_ts_config_is_visible
@@ -151,7 +151,7 @@ var functionKinds = func() map[string]functionKind {
 			pg_relation_filenode pg_relation_filepath pg_relation_size pg_safe_snapshot_blocking_pids
 			pg_show_all_settings pg_stat_file pg_table_size pg_tablespace_location pg_tablespace_size
 			pg_total_relation_size pg_walfile_name pg_walfile_name_offset version`,
-		functionSession: `currval lastval current_query pg_cursor pg_is_other_temp_schema pg_my_temp_schema
+		functionSession: `currval lastval current_query pg_cursor pg_my_temp_schema
 			pg_prepared_statement pg_trigger_depth system_user`,
 		functionSequence:  `nextval setval`,
 		functionSetConfig: `set_config`,

@@ -155,6 +155,11 @@ type Plan struct {
 	// arguments: it is a read if they are proved harmless.
 	Inner *Plan
 
+	// open is what only a catalog can decide; nil if there is nothing. draft is
+	// the plan by the text alone that this one was proved from, or nil.
+	open  *open
+	draft *Plan
+
 	refused atomic.Pointer[string]
 }
 
@@ -203,6 +208,32 @@ const (
 	AccessReadWrite
 )
 
+// now returns class and reason with what a standby has refused.
+func (p *Plan) now() (Class, Reason) {
+	if said := p.Refused(); said != "" {
+		return ClassPrimary, "refused by a standby: " + clean(said)
+	}
+	return p.Class, p.Reason
+}
+
+// Draft returns the plan by the text alone, which is what may be kept for other
+// sessions: it holds in every database.
+func (p *Plan) Draft() *Plan {
+	if p.draft != nil {
+		return p.draft
+	}
+	return p
+}
+
+// proved returns a plan to be made of p by a proof.
+func (p *Plan) proved() *Plan {
+	return &Plan{
+		Class: p.Class, Reason: p.Reason, Effects: p.Effects, Tag: p.Tag, Vars: p.Vars, Proxy: p.Proxy,
+		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block,
+		Use: p.Use, Statement: p.Statement, Inner: p.Inner, draft: p,
+	}
+}
+
 // Var is one setting changed by a SET or RESET statement.
 type Var struct {
 	// Name is the setting in lower case. The statements with a grammar of
@@ -248,8 +279,18 @@ type ShapeStat struct {
 	Hash    string // 32 hexadecimal digits, other ones in each process
 	Class   Class
 	Reason  Reason
-	Hits    uint64    // times that it was found after it was made
-	Stamped time.Time // when it was parsed
+	Hits    uint64      // times that it was found after it was made
+	Stamped time.Time   // when it was parsed
+	Proofs  []ProofStat // what the catalogs of databases have made of it
+}
+
+// ProofStat is what a shape is in one database, under one search_path.
+type ProofStat struct {
+	Database string // entry of [databases]
+	Class    Class
+	Reason   Reason
+	Frees    string // declarations that would let it go to replicas, joined by "; "; "" if none would
+	Hits     uint64
 }
 
 // Stats are the counters of a Router since it was made.

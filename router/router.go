@@ -117,7 +117,7 @@ func unshaped(sql []byte, result shaping, odd oddity) *Plan {
 func hinted(p *Plan, h hint) *Plan {
 	switch {
 	case h.bad:
-		p.Class, p.Reason, p.Proxy, p.Bad = ClassPrimary, reasonBadHint, nil, badHint
+		p.Class, p.Reason, p.Proxy, p.Bad, p.open = ClassPrimary, reasonBadHint, nil, badHint, nil
 	case h.found:
 		p.Target, p.Explain = string(h.word()), h.explain
 	}

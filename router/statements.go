@@ -18,11 +18,7 @@ const statefulEffects = EffectSet | EffectAdvisoryLock | EffectTemp | EffectOthe
 func planOf(stmt *pg.Node) *Plan {
 	switch n := stmt.GetNode().(type) {
 	case *pg.Node_SelectStmt:
-		f := look(n.SelectStmt)
-		if f.reason == "" {
-			return &Plan{Class: ClassRead, Reason: reasonRead, Tag: "SELECT"}
-		}
-		return f.plan("SELECT")
+		return look(n.SelectStmt).plan("SELECT")
 	case *pg.Node_InsertStmt:
 		return planLooked(n.InsertStmt, "INSERT")
 	case *pg.Node_UpdateStmt:
@@ -73,7 +69,20 @@ func primary(why Reason, tag string, effects Effect) *Plan {
 	return &Plan{Reason: why, Tag: tag, Effects: effects}
 }
 
-func (f findings) plan(tag string) *Plan { return primary(f.reason, tag, f.effects) }
+// plan is the plan by the text alone, with what a catalog must decide.
+func (f findings) plan(tag string) *Plan {
+	p := &Plan{Class: ClassRead, Reason: reasonRead, Tag: tag, Effects: f.effects}
+	if f.reason != "" {
+		p.Class, p.Reason = ClassPrimary, f.reason
+	}
+	if f.hard != "" {
+		f.refs = refs{functions: f.refs.functions} // for what they do to the session
+	}
+	if !f.refs.empty() {
+		p.open = &open{hard: f.hard, sure: f.sure, refs: f.refs}
+	}
+	return p
+}
 
 // planLooked is for statements that judge refuses by themselves.
 func planLooked(m proto.Message, tag string) *Plan { return look(m).plan(tag) }
@@ -84,10 +93,7 @@ func planExecute(n *pg.ExecuteStmt) *Plan {
 	for _, arg := range n.GetParams() {
 		f.walk(arg.ProtoReflect())
 	}
-	args := &Plan{Class: ClassRead, Reason: reasonRead}
-	if f.reason != "" {
-		args = f.plan("")
-	}
+	args := f.plan("")
 	p := primary("session: EXECUTE", "", EffectWrite|f.effects)
 	p.Use, p.Statement, p.Inner = PreparedRun, n.GetName(), args
 	return p
@@ -110,10 +116,17 @@ func planExplain(n *pg.ExplainStmt) *Plan {
 			return primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects).reads(n.GetQuery())
 		}
 	}
-	if inner.Class == ClassRead && n.GetQuery().GetSelectStmt() != nil {
-		return &Plan{Class: ClassRead, Reason: reasonRead, Tag: "EXPLAIN"}
+	p := primary("explain: "+inner.Reason, "EXPLAIN", 0)
+	if n.GetQuery().GetSelectStmt() == nil {
+		return p.reads(n.GetQuery())
 	}
-	return primary("explain: "+inner.Reason, "EXPLAIN", 0).reads(n.GetQuery())
+	if inner.Class == ClassRead {
+		p.Class, p.Reason = ClassRead, reasonRead
+	}
+	if o := inner.open; o != nil && o.hard == "" {
+		p.open = &open{refs: o.refs, prefix: "explain: ", planned: true}
+	}
+	return p
 }
 
 // planTransaction: only a block that is READ ONLY from its first word may run
@@ -226,7 +239,7 @@ var utilities = map[string]utility{
 	"NotifyStmt":         {"NOTIFY", "write: NOTIFY", 0},
 	"LockStmt":           {"LOCK TABLE", "lock: LOCK TABLE", 0},
 	"LoadStmt":           {"LOAD", "session: LOAD", EffectOther},
-	"DoStmt":             {"DO", "unknown code: DO", EffectWrite | EffectOther},
+	"DoStmt":             {"DO", "unknown code: DO", EffectWrite | EffectDDL | EffectOther},
 	"CallStmt":           {"CALL", "unknown code: CALL", EffectWrite | EffectOther},
 	"FetchStmt":          {"FETCH", "cursor: FETCH", 0},
 	"ClosePortalStmt":    {"CLOSE CURSOR", "cursor: CLOSE", 0},

@@ -74,4 +74,11 @@ type Topology struct {
 	System     string // the cluster's system identifier; "" is not known
 	Servers    []Server
 	Turn       *atomic.Uint64 // shared by all pictures of this database
+	Provers    Provers        // shared by all pictures; nil: statements are judged by their text alone
+}
+
+// Provers gives what proves the statements of a database, by its name on the
+// servers.
+type Provers interface {
+	Prover(dbname string) *Prover
 }
