@@ -100,11 +100,13 @@ func proverOf(t *testing.T, c *pgtest.Cluster, dbname string, change func(*watch
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(5 * time.Millisecond) // between two looks
+		<-tick.C
 	}
 }
 
