@@ -198,7 +198,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		// whatever it finds wrong first: it is asked for a name that it has. Only
 		// that name is taken out of its answer.
 		taken := s.stmts[name]
-		s.prepare(a, taken, 0)
+		s.prepare(a, taken, 0, false)
 		e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
 		p := a.out.Made()
 		*p = wire.AppendParse(*p, taken.Name, m.Query, m.OIDs)
@@ -207,13 +207,16 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		return h.Size(), false, nil
 	}
 	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan.Draft() })
-	s.prepare(a, st, s.rename(name, st))
+	s.prepare(a, st, s.rename(name, st), len(q) == h.Size())
 	return h.Size(), false, nil
 }
 
 // prepare makes sure that the lease's server has the statement. change is the
 // number of the client's Parse; 0 where it has sent none.
-func (s *Session) prepare(a *assembly, st *statement, change uint64) {
+//
+// last says that the client's Parse is the last message in hand. The server is to
+// see it then: with it begins its transaction, and the time of statement_timeout.
+func (s *Session) prepare(a *assembly, st *statement, change uint64, last bool) {
 	before := len(a.owed)
 	p := a.out.Made()
 	if st.Own {
@@ -221,7 +224,7 @@ func (s *Session) prepare(a *assembly, st *statement, change uint64) {
 		s.forged = s.forged && len(a.owed) == before
 		return
 	}
-	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, change != 0 && !s.srv.registry.isProved(st, s.proof()), a.owed, *p)
+	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, change != 0 && (last || !s.srv.registry.isProved(st, s.proof())), a.owed, *p)
 	if n := len(a.owed); n > before {
 		s.forged = a.owed[n-1].Kind == backend.Forge
 	}
@@ -329,7 +332,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		}
 		return s.rebind(a, portal, "pgproxy", n, h)
 	}
-	s.prepare(a, st, 0)
+	s.prepare(a, st, 0, false)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
 	s.forged = false
 	return s.rebind(a, portal, st.Name, n, h)
@@ -399,7 +402,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 		if kind == 'S' {
 			if st := s.stmts[string(name)]; st != nil {
 				s.expose(a, st.runs())
-				s.prepare(a, st, 0)
+				s.prepare(a, st, 0, false)
 				a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Sink: s, Stmt: &st.Statement})
 				s.forged = false
 				p := a.out.Made()

@@ -1,10 +1,12 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"pgproxy/pgtest"
 )
@@ -191,4 +193,26 @@ func TestPreparedFailure(t *testing.T) {
 	if n := h.session(a).Prepared; n != 2 {
 		t.Errorf("the client has %d statements, want 2", n)
 	}
+}
+
+// TestLoneParseReachesTheServer: where a client sends a Parse and nothing behind
+// it, the server's transaction begins with that Parse, and so does the time of
+// statement_timeout, though the statement is prepared already.
+func TestLoneParseReachesTheServer(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: "default_pool_size = 1"})
+	a := h.Client(t, "application_name", "lone parse")
+	const text = "SELECT 'lone parse'::text"
+	a.Send(pgtest.Parse("n1", text), pgtest.Bind("", "n1"), pgtest.Execute("", 0), pgtest.Sync())
+	a.Expect("1 2 D(lone parse) C(SELECT 1) Z(I)")
+	a.Send(pgtest.Parse("n2", text))
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	err := c.Primary.WaitFor(ctx, "postgres",
+		"SELECT count(xact_start) > 0 FROM pg_stat_activity WHERE application_name = 'lone parse'")
+	if err != nil {
+		t.Error(err)
+	}
+	a.Send(pgtest.Bind("", "n2"), pgtest.Execute("", 0), pgtest.Sync())
+	a.Expect("1 2 D(lone parse) C(SELECT 1) Z(I)")
 }
