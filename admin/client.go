@@ -228,7 +228,7 @@ func (c *client) run(ctx context.Context, log *slog.Logger, r *ready) ([]row, *w
 	if !r.entry.readOnly {
 		log.Info("console command", "command", r.entry.name, "argument", r.arg)
 	}
-	k := &call{ctx: ctx, console: c.console, client: c, arg: r.arg, value: r.value}
+	k := &call{ctx: ctx, console: c.console, client: c, arg: r.arg, value: r.value, to: r.to}
 	rows, err := r.execute(k)
 	for _, n := range k.notices {
 		c.out = n.AppendNotice(c.out)

@@ -23,12 +23,13 @@ const PgBouncer = "1.25.2"
 // Health tells how servers are. Package monitor has the real one.
 type Health interface{ Status() []monitor.Status }
 
-// Options for a Console. All must be given but Health.
+// Options for a Console. All must be given but Health and Failover.
 type Options struct {
 	Log      *slog.Logger
 	Server   *proxy.Server
 	Pools    *pool.Set
 	Health   Health
+	Failover Failover
 	Version  string                        // of pgproxy
 	Reload   func() error                  // read the configuration again
 	Set      func(key, value string) error // change a key until the next Reload

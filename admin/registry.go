@@ -36,6 +36,7 @@ type call struct {
 	client  *client
 	arg     string
 	value   string        // of SET
+	to      string        // of SWITCHOVER
 	notices []*wire.Error // to send in front of CommandComplete
 }
 
@@ -71,6 +72,8 @@ func init() {
 		&entry{name: "PEER_POOLS", readOnly: true, cols: columns("iiiii", "peer_id", "cl_active_cancel_req",
 			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: nothing},
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
+		&entry{name: "TOPOLOGY", readOnly: true, cols: topologyColumns, rows: showTopology},
+		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
 		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},
 		&entry{name: "FDS", cols: fdColumns, rows: nothing},
@@ -91,6 +94,7 @@ func init() {
 		&entry{name: "DISABLE", arg: argRequired, noArg: "a database is required", run: disable},
 		&entry{name: "ENABLE", arg: argRequired, noArg: "a database is required", run: enable},
 		&entry{name: "WAIT_CLOSE", arg: argOptional, run: waitClose},
+		&entry{name: "SWITCHOVER", arg: argRequired, noArg: "a database is required", run: switchover},
 		&entry{name: "SUSPEND", run: suspend},
 		&entry{name: "SHUTDOWN", arg: argOptional, run: shutdown},
 		&entry{name: "SET", arg: argOptional, run: set},
@@ -149,6 +153,8 @@ func prepare(sql string, admin bool) (*ready, *wire.Error) {
 		return r, nil
 	}
 	switch {
+	case (r.verb == "switchover") != (r.to != ""), r.verb == "switchover" && !toServer(r.to):
+		return nil, r.invalid()
 	case r.verb == "set", r.hasArg && r.entry.arg == argNone:
 		return nil, r.invalid()
 	case r.entry.arg == argRequired && !r.hasArg:

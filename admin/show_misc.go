@@ -22,7 +22,7 @@ func showHelp(c *call) error {
 	var b strings.Builder
 	for _, l := range []string{
 		"SHOW HELP|CONFIG|DATABASES|POOLS|POOLS_SERVERS|CLIENTS|SERVERS|USERS|VERSION",
-		"SHOW SERVERS_HEALTH|PINS|SHAPES",
+		"SHOW TOPOLOGY|EVENTS|SERVERS_HEALTH|PINS|SHAPES",
 		"SHOW PEERS|PEER_POOLS",
 		"SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
 		"SHOW DNS_HOSTS|DNS_ZONES",
@@ -34,6 +34,7 @@ func showHelp(c *call) error {
 		"DISABLE <db>",
 		"ENABLE <db>",
 		"RECONNECT [<db>]",
+		"SWITCHOVER <db> TO <host>:<port>",
 		"KILL [<db>]",
 		"KILL_CLIENT <client_id>",
 		"SUSPEND",

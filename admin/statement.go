@@ -24,6 +24,7 @@ type statement struct {
 	verb   string // of a command: lower case
 	arg    string // of a command: as written, or what the quotes hold
 	hasArg bool
+	to     string // of SWITCHOVER db TO server
 	key    string // of a SET: lower case
 	value  string // of a SET: as written, or what the quotes hold
 	begin  bool   // of kindTx: a transaction begins; else it ends
@@ -70,6 +71,11 @@ func parse(sql string) statement {
 	switch {
 	case st.verb == "set":
 		st.set(toks[1:])
+	case st.verb == "switchover" && len(toks) > 3 && toks[1].kind == 'w' && strings.EqualFold(toks[2].text, "to"):
+		st.kind, st.arg, st.hasArg = kindCommand, toks[1].text, true
+		for _, t := range toks[3:] {
+			st.to += t.text
+		}
 	case len(toks) == 1 && !transactionWord(st.verb):
 		st.kind = kindCommand
 	case len(toks) == 2 && toks[1].kind == 'w' && !transactionWord(st.verb):

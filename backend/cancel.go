@@ -95,6 +95,11 @@ var killPauses = [...]time.Duration{50 * time.Millisecond, 150 * time.Millisecon
 // asked to stop first, since it would notice the end of the connection only when
 // it has an answer.
 func (c *Conn) Kill() {
+	if c.strayed() {
+		ctx, stop := context.WithTimeout(context.Background(), time.Second)
+		_, _ = c.signal(ctx)
+		stop()
+	}
 	for _, pause := range killPauses {
 		if !c.working() {
 			break
@@ -112,6 +117,19 @@ func (c *Conn) Kill() {
 func (c *Conn) working() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.workingLocked()
+}
+
+// strayed reports, once, whether Sever has left the server at work.
+func (c *Conn) strayed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.stray
+	c.stray = false
+	return was
+}
+
+func (c *Conn) workingLocked() bool {
 	if c.lost != nil || len(c.secret) == 0 || c.q.copyIn {
 		return false
 	}

@@ -86,6 +86,7 @@ type Conn struct {
 	Since   time.Time
 	born    int64
 	done    chan struct{} // closed when the goroutine has ended
+	standby atomic.Bool   // the server is in recovery, as it says itself (in_hot_standby, from PostgreSQL 14)
 
 	// Place is the owner's own note of the connection: the owner alone reads and
 	// writes it, under its own lock.
@@ -115,6 +116,7 @@ type Conn struct {
 	lost      error             // set once: the connection has died
 	last      error             // what the server has said in a FATAL error; nil if nothing
 	fatal     bool              // the holder has been told that
+	stray     bool              // it was severed while the server was at work
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
 	failed    *wire.Error       // first error of a swallowed message since State was asked

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,6 +189,7 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		c.limits.CancelWait = 10 * time.Second
 	}
 	c.q.dropped = c.droppedEntry
+	c.standby.Store(c.params[inHotStandby] == "on")
 	go c.loop()
 	return c
 }
@@ -207,6 +209,13 @@ func LoginError(err error) error {
 	return &dialError{text: s, cause: err}
 }
 
+// busyCodes are what a server says that cannot take a connection at the moment: it
+// is full, starts up, or ends.
+var busyCodes = []string{wire.CodeTooManyConnections, wire.CodeCannotConnectNow, wire.CodeAdminShutdown, wire.CodeCrashShutdown}
+
+// inHotStandby is the parameter by which a server reports that it is in recovery.
+const inHotStandby = "in_hot_standby"
+
 // Refused reports whether err is a server's refusal of a login in its own words.
 // busy says that the server is there but cannot take another connection yet.
 func Refused(err error) (refused, busy bool) {
@@ -214,7 +223,7 @@ func Refused(err error) (refused, busy bool) {
 	if !errors.As(err, &e) {
 		return false, false
 	}
-	return true, e.Code == wire.CodeTooManyConnections || e.Code == wire.CodeCannotConnectNow
+	return true, slices.Contains(busyCodes, e.Code)
 }
 
 type dialError struct {

@@ -296,6 +296,9 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 		}
 		n, v := string(name), string(value)
 		c.params[n] = v
+		if n == inHotStandby {
+			c.standby.Store(v == "on")
+		}
 		if sink != nil && !c.q.empty() { // else no statement of its has done that
 			c.reported(sink, n, v)
 		}

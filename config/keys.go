@@ -64,6 +64,7 @@ func defaultProxy() Proxy {
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
 		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond, CatalogInterval: time.Minute,
+		ServerRamp: 5 * time.Second, DNSMaxTTL: 15 * time.Second,
 		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second, SuspendTimeout: 10 * time.Second,
 		UnixSocketMode: 0o777, ReservePoolTimeout: 5 * time.Second, QueryWaitNotify: 5 * time.Second,
 		SyslogIdent: "pgproxy", SyslogFacility: "daemon", LogStats: true,
@@ -135,6 +136,8 @@ var proxyKeys = []key[Proxy]{
 	duration("server_check_interval", func(p *Proxy) *time.Duration { return &p.ServerCheckInterval }, 10*time.Millisecond, day),
 	duration("lsn_interval", func(p *Proxy) *time.Duration { return &p.LSNInterval }, time.Millisecond, day),
 	duration("catalog_interval", func(p *Proxy) *time.Duration { return &p.CatalogInterval }, 100*time.Millisecond, day),
+	duration("server_ramp", func(p *Proxy) *time.Duration { return &p.ServerRamp }, 0, day),
+	duration("dns_max_ttl", func(p *Proxy) *time.Duration { return &p.DNSMaxTTL }, 0, day),
 	text("monitor_user", func(p *Proxy) *string { return &p.MonitorUser }, nameOrNone),
 	secret("monitor_password", func(p *Proxy) *Secret { return &p.MonitorPassword }),
 
@@ -187,6 +190,7 @@ func defaultDatabase(p *Proxy) databaseEntry {
 			ReservePoolSize: p.ReservePoolSize, MaxDBClientConnections: p.MaxDBClientConnections, ServerLifetime: p.ServerLifetime,
 			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword, TLS: p.ServerTLS,
 			Consistency: ConsistencySession, MaxReplicaLag: 10 * time.Second, ShadowRatio: 0.1, FailoverTimeout: 30 * time.Second,
+			SwitchoverDrain: 10 * time.Second,
 		},
 	}
 }
@@ -234,6 +238,9 @@ var databaseKeys = []key[databaseEntry]{
 	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
 	list("read_functions", func(d *databaseEntry) *[]string { return &d.ReadFunctions }, functionPattern),
 	list("write_functions", func(d *databaseEntry) *[]string { return &d.WriteFunctions }, functionPattern),
+	list("patroni", func(d *databaseEntry) *[]string { return &d.Patroni }, patroniURL),
+	text("system_identifier", func(d *databaseEntry) *string { return &d.SystemIdentifier }, systemIdentifier),
+	duration("switchover_drain", func(d *databaseEntry) *time.Duration { return &d.SwitchoverDrain }, 0, day),
 }
 
 func defaultServer() Server { return Server{Port: 5432, Weight: 1} }

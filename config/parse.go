@@ -310,6 +310,7 @@ func (p *parser) singleServer(at place, e *databaseEntry) {
 		s.Host, s.Port = e.Host, e.Port
 		e.Servers = []Server{s}
 	case at.has("host"): // reported
+	case at.has("patroni"):
 	case at.has("port"):
 		p.fault(at.child("port"), "a port without a host: want both, or servers")
 	default:

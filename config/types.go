@@ -81,6 +81,8 @@ type Proxy struct {
 
 	// Health of servers.
 	ServerCheckInterval time.Duration // between two checks of role and lag
+	ServerRamp          time.Duration // a replica that has come back gets its full share of the reads after this time
+	DNSMaxTTL           time.Duration // how long a host's addresses are taken for good
 	LSNInterval         time.Duration // between two samples of the primary's WAL position
 	CatalogInterval     time.Duration // between two readings of a database's catalog
 	MonitorUser         string        // logs in for the checks where a database has no login of its own
@@ -168,6 +170,11 @@ type Database struct {
 	Rules              []Rule        // the first that fits decides
 	ReadFunctions      []string      // patterns of functions that are taken for reads; see FunctionPattern
 	WriteFunctions     []string      // of functions that never go to a replica, whatever they are declared
+
+	// Failover.
+	Patroni          []string      // URLs of Patroni's REST API; its members join the servers
+	SystemIdentifier string        // of the cluster that the servers must belong to; "" is found out
+	SwitchoverDrain  time.Duration // a switchover waits so long for open transactions
 }
 
 // Rule sends statements to a target. Each of its conditions that is given must
@@ -212,6 +219,26 @@ func (s Server) Addr() string {
 		return filepath.Join(s.Host, ".s.PGSQL."+port)
 	}
 	return net.JoinHostPort(s.Host, port)
+}
+
+// Several reports whether the database may have more than one server.
+func (d *Database) Several() bool { return len(d.Servers) > 1 || len(d.Patroni) > 0 }
+
+// ServerAt is the server that has this Addr, with nothing else known of it.
+func ServerAt(addr string) Server {
+	s := defaultServer()
+	if dir, port, ok := strings.Cut(addr, "/.s.PGSQL."); ok {
+		s.Host = dir
+		s.Port, _ = strconv.Atoi(port)
+		return s
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return s
+	}
+	s.Host = host
+	s.Port, _ = strconv.Atoi(port)
+	return s
 }
 
 // User is one [users.NAME]: exceptions for one user. Zero inherits.

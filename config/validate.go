@@ -112,7 +112,7 @@ func (p *parser) checkDatabase(at place, db *Database) {
 	if at.has("pool_size") || at.has("min_pool_size") {
 		p.checkPool(at, db)
 	}
-	asks := slices.ContainsFunc(db.Servers, func(s Server) bool { return s.Role == RoleAuto })
+	asks := len(db.Patroni) > 0 || slices.ContainsFunc(db.Servers, func(s Server) bool { return s.Role == RoleAuto })
 	logins := p.fine(at, "user", "password", "password_file", "monitor_user", "monitor_password") &&
 		p.fine(p.top.child("proxy"), "monitor_user", "monitor_password")
 	if asks && db.MonitorUser == "" && logins && p.rolesFine(at, db) {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -464,6 +465,25 @@ func host(s string) error {
 		return r > unicode.MaxASCII || r != '-' && r != '_' && r != '.' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	}):
 		return fmt.Errorf("%s is no host name: want letters, digits, '-' and '.', an address, or a folder from \"/\"", quote(s))
+	}
+	return nil
+}
+
+// patroniURL takes the root of Patroni's REST API.
+func patroniURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return fmt.Errorf("%s is no URL of Patroni's REST API: want http://HOST:PORT", quote(s))
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+		return fmt.Errorf("%s has more than scheme, host and port: want http://HOST:PORT", quote(s))
+	}
+	return nil
+}
+
+func systemIdentifier(s string) error {
+	if _, err := strconv.ParseUint(s, 10, 64); err != nil && s != "" {
+		return fmt.Errorf("%s is no system identifier: want its digits, as pg_controldata shows them", quote(s))
 	}
 	return nil
 }

@@ -68,13 +68,13 @@ func (p *parser) warnDatabase(at place, db *Database) {
 		p.warn(at.child("query_wait_timeout"), "0 lets clients wait for a server connection for ever")
 	}
 	list := at.child("servers")
-	if !slices.ContainsFunc(db.Servers, func(s Server) bool { return s.Role != RoleReplica }) {
+	if len(db.Patroni) == 0 && !slices.ContainsFunc(db.Servers, func(s Server) bool { return s.Role != RoleReplica }) {
 		p.warn(list, "all servers are replicas: what may write waits for failover_timeout and fails")
 	}
 	if db.MonitorUser == "" && db.ReadWriteSplit.Splits() && replicas(db) > 0 {
 		p.warn(at, "nobody can log in to read the catalog, so only statements without tables and functions go to replicas: want monitor_user and monitor_password")
 	}
-	if db.PrimaryReads == PrimaryReadsNever && db.ReadWriteSplit != SplitOff && replicas(db) == 0 {
+	if len(db.Patroni) == 0 && db.PrimaryReads == PrimaryReadsNever && db.ReadWriteSplit != SplitOff && replicas(db) == 0 {
 		p.warn(at.child("primary_reads"), "%q with no server that could be a replica: reads find no server", db.PrimaryReads)
 	}
 	if db.MaxDBConnections > 0 && db.MaxDBConnections < db.MinPoolSize && (at.has("max_db_connections") || at.has("min_pool_size")) {

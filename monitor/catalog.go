@@ -114,7 +114,7 @@ func newCatalogs(e *entry) *catalogs {
 func (c *catalogs) configure(cfg *config.Config, db *config.Database, d *backend.Dialer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	on := db.ReadWriteSplit.Splits() && len(db.Servers) > 1
+	on := db.ReadWriteSplit.Splits() && db.Several()
 	c.none.Switch(on)
 	if !on || db.MonitorUser == "" {
 		c.settings = nil

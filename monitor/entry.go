@@ -29,9 +29,20 @@ type state struct {
 	failures  uint64
 	lastError string
 	told      string // the error that was logged last
-	warned    string // the oddity that was logged last
+	warned    string // the oddity that was noted last
 	steady    int64  // stamp of the first answer of its connection
 	late      bool   // it lags more than is allowed
+
+	started  int64     // when the server process began, in microseconds of Unix time; 0 is not known
+	name     string    // of a replica: what it calls itself to its primary; "" is not known
+	syncs    string    // of a primary: sync_state of its standbys, as "name=state,..."
+	shut     bool      // it must not be used at all
+	standing standing  // as the pools have been told
+	rival    bool      // another server says as well that it is the primary, and both have confirmed it
+	wentDown time.Time // last time as a replica
+	flaps    int       // times that it went down in short order
+	banned   time.Time // no reads before, see banLocked
+	returned time.Time // when it came up after it was down; zero: it has its full share
 }
 
 // entry is the servers of one database of the configuration.
@@ -39,6 +50,8 @@ type entry struct {
 	// Set at construction.
 	name     string
 	log      *slog.Logger
+	gate     Gate // nil: nobody is told
+	events   *events
 	turn     *atomic.Uint64
 	gone     chan struct{} // closed when the entry has left the configuration
 	catalogs *catalogs
@@ -48,6 +61,8 @@ type entry struct {
 	changed  atomic.Pointer[chan struct{}] // closed when topology is replaced
 	sampled  atomic.Bool                   // there are replicas: positions are asked for each lsn_interval
 	wanted   atomic.Int64                  // stamp of the newest moment that a read wants to see on a replica
+	list     atomic.Pointer[[]*server]     // servers, for Suspect
+	poller   atomic.Pointer[poller]        // asks Patroni; nil: nobody does
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -58,15 +73,31 @@ type entry struct {
 	limit    lagLimit          // from the configuration
 	hurried  int64             // up to which wanted stamp the replicas were asked out of turn
 	reigns   map[string]uint32 // highest timeline that a primary was seen on, by system
-	notes    []func()          // to be logged after mu is released
+	notes    []note            // to be remembered and logged after mu is released
+
+	cfg      *config.Config      //
+	db       *config.Database    //
+	named    string              // system_identifier of the file
+	system   string              // of the cluster that the servers belong to; "" is not settled yet
+	mixed    bool                // they belong to several, and it cannot be settled
+	patroni  *cluster            // what Patroni said last; nil: it is not asked
+	reads    config.PrimaryReads //
+	ramp     time.Duration       //
+	interval time.Duration       // between two checks
+
+	contested  int64         // when several primaries were first seen; 0: they are not there now
+	hold       *hold         // a switchover is under way
+	halted     router.Reason // as it was noted last
+	promotions uint64        // timelines that began
 }
 
-func newEntry(name string, log *slog.Logger) *entry {
+func newEntry(name string, log *slog.Logger, gate Gate, v *events) *entry {
 	e := &entry{
-		name: name, log: log.With("database", name), turn: new(atomic.Uint64), gone: make(chan struct{}),
-		reigns: make(map[string]uint32),
+		name: name, log: log.With("database", name), gate: gate, events: v, turn: new(atomic.Uint64), gone: make(chan struct{}),
+		reigns: make(map[string]uint32), interval: time.Second,
 	}
 	e.catalogs = newCatalogs(e)
+	e.list.Store(new([]*server))
 	ch := make(chan struct{})
 	e.changed.Store(&ch)
 	return e
@@ -75,7 +106,15 @@ func newEntry(name string, log *slog.Logger) *entry {
 // report takes in the result of a check.
 func (e *entry) report(s *server, r result) {
 	e.mu.Lock()
-	s.state.take(r, time.Now())
+	now := time.Now()
+	wasUp := s.state.up
+	s.state.take(r, now)
+	switch {
+	case wasUp && !s.state.up:
+		e.banLocked(s, now)
+	case !wasUp && s.state.up && s.state.checks > 1 && s.state.asked && !s.state.wentDown.IsZero():
+		s.state.returned = now
+	}
 	if r.err != nil {
 		e.noteErrorLocked(s, r.verdict)
 	} else {
@@ -105,6 +144,7 @@ func (st *state) take(r result, now time.Time) {
 			st.steady = a.stamp // until now it may have restarted
 		}
 		st.current, st.newest, st.id = a, a, a.id
+		st.started, st.name, st.syncs = a.started, a.name, a.syncs
 		st.says = router.RolePrimary
 		if a.recovery {
 			st.says = router.RoleReplica
@@ -126,30 +166,36 @@ func (e *entry) lost(s *server) {
 	e.unlock()
 }
 
-// unlock releases mu and then logs.
+// unlock releases mu, and then remembers and logs what has happened.
 func (e *entry) unlock() {
 	notes := e.notes
 	e.notes = nil
 	e.mu.Unlock()
 	for _, n := range notes {
-		n()
+		e.events.add(n.event)
+		n.log()
 	}
 }
+
+// toldDown is state.told of a server that is down: why, in the words of the moment,
+// is told once.
+const toldDown = "down"
 
 // noteErrorLocked logs an error that is not a repetition and not told anyway.
 func (e *entry) noteErrorLocked(s *server, v verdict) {
 	st := &s.state
-	if v == failing || st.told == st.lastError {
+	if v == failing || st.told == st.lastError || v == dead && st.told == toldDown {
 		return
 	}
 	st.told = st.lastError
 	text := st.lastError
 	if v == dead {
-		e.notes = append(e.notes, func() { e.log.Warn("server is down", "server", s.addr, "error", text) })
+		st.told = toldDown
+		e.noteLocked(s, "down", text, func() { e.log.Warn("server is down", "server", s.addr, "error", text) })
 		return
 	}
 	up := st.up
-	e.notes = append(e.notes, func() {
+	e.noteLocked(s, "check", "refused: "+text, func() {
 		e.log.Warn("server refuses the check, its state stays", "server", s.addr, "up", up, "error", text)
 	})
 }
@@ -163,13 +209,18 @@ func (e *entry) publishLocked() {
 		e.rolesLocked()
 		e.catalogs.changed()
 	}
-	next := &router.Topology{System: e.sourceID.system, Servers: make([]router.Server, len(e.servers)), Turn: e.turn, Provers: e.catalogs}
-	replicas := false
+	wall := time.Now()
+	next := &router.Topology{
+		System: e.sourceID.system, Halted: e.haltedLocked(), Servers: make([]router.Server, len(e.servers)), Turn: e.turn,
+		Provers: e.catalogs,
+	}
+	bans, replicas, ramping := e.bansLocked(wall), false, false
+	shares := make([]float64, len(e.servers))
 	for i, s := range e.servers {
 		st := &s.state
 		next.Servers[i] = router.Server{
-			Addr: s.addr, Role: st.shown, Up: st.up, Weight: st.conf.Weight, Groups: st.conf.Groups, Load: s.load,
-			Timeline: st.id.timeline, LSN: st.newest.position(), Steady: st.steady,
+			Addr: s.addr, Role: st.shown, Up: st.up && !(bans && st.bannedLocked(wall)), Weight: st.conf.Weight, Groups: st.conf.Groups,
+			Load: s.load, Timeline: st.id.timeline, LSN: st.newest.position(), Steady: st.steady,
 		}
 		n := &next.Servers[i]
 		switch st.shown {
@@ -181,15 +232,24 @@ func (e *entry) publishLocked() {
 		case router.RoleReplica:
 			replicas = replicas || st.up
 			n.Lag, n.Covered = e.lagLocked(s, now), e.coveredLocked(s)
-			st.late = e.limit.exceeded(n.Lag, e.lagBytesLocked(s), st.late)
+			e.lateLocked(s, n.Lag)
 			n.Late = st.late
 			s.covered.Store(n.Covered)
+		}
+		shares[i] = e.rampLocked(st, wall)
+		ramping = ramping || shares[i] < 1
+	}
+	for i := range next.Servers {
+		if w := &next.Servers[i].Weight; ramping && *w > 0 {
+			*w = max(int(float64(*w)*rampWeights*shares[i]), 1)
 		}
 	}
 	e.sampled.Store(replicas)
 	e.hurryLocked()
+	e.noteHaltedLocked(next.Halted)
+	e.gateLocked()
 	old := e.topology.Load()
-	if old != nil && old.System == next.System && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
+	if old != nil && old.System == next.System && old.Halted == next.Halted && slices.EqualFunc(old.Servers, next.Servers, sameServer) {
 		return
 	}
 	if old != nil {

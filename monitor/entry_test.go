@@ -27,7 +27,7 @@ type table struct {
 
 func newTable(t *testing.T, roles ...config.ServerRole) *table {
 	log := new(record)
-	e := newEntry("app", slog.New(slog.NewTextHandler(log, nil)))
+	e := newEntry("app", slog.New(slog.NewTextHandler(log, nil)), nil, new(events))
 	for i, role := range roles {
 		s := newServer(context.Background(), e, fmt.Sprint("s", i), new(atomic.Int64))
 		s.state.conf, s.state.grace = config.Server{Host: s.addr, Role: role, Weight: 1}, time.Hour

@@ -52,7 +52,7 @@ func newActor(t *testing.T) *actor {
 func (a *actor) reply(sql string) []byte {
 	var row [][]byte
 	for _, v := range strings.Fields(map[string]string{
-		askRole: "f", askPositions: "f 0/5000100 0/5000100 00000007 - - - - -", askLayout: "16777216 8192", askIdentity: "42 7",
+		askRole: "f", askPositions: "f 0/5000100 0/5000100 00000007 - - - - -", askLayout: "16777216 8192", askIdentity: "42 7", askNames: "1 - -",
 	}[sql]) {
 		if v == "-" {
 			row = append(row, nil)

@@ -46,6 +46,12 @@ FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) s`
 
 	askIdentity = `SELECT (SELECT system_identifier FROM pg_control_system()),
  greatest((SELECT timeline_id FROM pg_control_checkpoint()), (SELECT min_recovery_end_timeline FROM pg_control_recovery()))`
+
+	// What a standby is called by its primary, and how a primary waits for its
+	// standbys: NULL where the role may not know.
+	askNames = `SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+ coalesce((SELECT substring(conninfo FROM 'application_name=([^ ]+)') FROM pg_stat_wal_receiver LIMIT 1), current_setting('cluster_name')),
+ (SELECT string_agg(application_name || '=' || sync_state, ',') FROM pg_stat_replication WHERE state = 'streaming')`
 )
 
 // identity names a line of history: positions of one can be compared.
@@ -66,6 +72,10 @@ type answer struct {
 	receive       uint64   // of a replica; 0 if it does not stream
 	receiving     bool     // a replica's walreceiver is there
 	delay         time.Duration
+
+	started int64  // when the server process began, in microseconds of Unix time; 0 is not known
+	name    string // what its primary calls it, or "" if that is not known
+	syncs   string // of a primary: sync_state of its standbys
 }
 
 // position is where the server's WAL is: inserted by a primary, replayed by a
@@ -91,6 +101,9 @@ type line struct {
 	id         identity // timeline: of a replica, and the highest seen
 	identified time.Time
 	bare       bool // it refuses to tell positions
+	started    int64
+	name       string
+	syncs      string
 }
 
 // dialLine connects and logs in.
@@ -139,7 +152,7 @@ func (l *line) ask(deadline time.Time, since time.Time) (*answer, error) {
 			return nil, err
 		}
 	}
-	a := &answer{stamp: router.Nanotime()}
+	a := &answer{stamp: router.Nanotime(), started: l.started, name: l.name, syncs: l.syncs}
 	if !l.bare {
 		row, err := l.query(askPositions, 9)
 		switch {
@@ -176,6 +189,13 @@ func (l *line) identify() error {
 	case err == nil:
 		l.id.system = row[0]
 		l.reached(row[1], 10)
+	case !refused(err):
+		return err
+	}
+	switch row, err := l.query(askNames, 3); {
+	case err == nil:
+		l.started, _ = strconv.ParseInt(row[0], 10, 64)
+		l.name, l.syncs = row[1], row[2]
 	case !refused(err):
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,16 @@ type Options struct {
 	Log  *slog.Logger
 	Dial func(*config.Config, *config.Database) *backend.Dialer
 	Load func(addr string) *atomic.Int64 // leases of a server; nil: always 0
+	Gate Gate                            // told of servers that must not be used; nil: nobody
+}
+
+// Gate is what lends the connections. Its methods are called before the picture
+// that they follow from is published, and with a lock of the Monitor held: they must
+// not call back. Database is the name of an entry. Package pool has the real one.
+type Gate interface {
+	Fence(database, addr string) // the server must not be used: cut everything
+	Admit(database, addr string) // it may be used
+	Leave(database, addr string) // it is down, or has left
 }
 
 // Monitor watches the servers of all databases.
@@ -32,9 +43,12 @@ type Monitor struct {
 	log  *slog.Logger
 	dial func(*config.Config, *config.Database) *backend.Dialer
 	load func(addr string) *atomic.Int64
+	gate Gate
 	ctx  context.Context // ends when the Monitor is closed
 	stop context.CancelFunc
-	goes sync.WaitGroup // one for each server, and for each catalog that is read
+	goes sync.WaitGroup // one for each server, each catalog that is read, and each Patroni
+
+	events events
 
 	entries atomic.Pointer[map[string]*entry] // replaced whole, by name
 
@@ -60,8 +74,15 @@ type Status struct {
 	LagBytes  int64         // of a replica: WAL that it has not replayed; 0 if positions cannot be compared
 	Weight    int
 	Groups    []string
-	Changed   time.Time // last change of Up or Role
-	Checked   time.Time // end of the last check
+	Changed   time.Time     // last change of Up or Role
+	Checked   time.Time     // end of the last check
+	Odd       string        // what is odd about its role, or why it is not used
+	Fenced    bool          // it must not be used at all
+	Slow      bool          // a replica whose lag is, or was a moment ago, over max_replica_lag
+	Banned    time.Time     // a replica that came and went gets no reads before; zero if it is not banned
+	SyncState string        // of a replica, as its primary says: async, potential, sync, quorum; "" is not known
+	Started   time.Time     // when the server process began; zero is not known
+	Delay     time.Duration // of a replica: age of the last transaction that it has replayed; 0 if it has replayed all
 	Checks    uint64
 	Failures  uint64 // checks without an answer
 	LastError string // of the last check; "" if it was answered
@@ -71,7 +92,7 @@ type Status struct {
 // New starts a Monitor. Close ends it.
 func New(cfg *config.Config, opt Options) *Monitor {
 	ctx, stop := context.WithCancel(context.Background())
-	m := &Monitor{log: opt.Log, dial: opt.Dial, load: opt.Load, ctx: ctx, stop: stop}
+	m := &Monitor{log: opt.Log, dial: opt.Dial, load: opt.Load, gate: opt.Gate, ctx: ctx, stop: stop}
 	if m.load == nil {
 		m.load = func(string) *atomic.Int64 { return new(atomic.Int64) }
 	}
@@ -90,47 +111,60 @@ func (m *Monitor) Apply(cfg *config.Config) {
 	}
 	old := *m.entries.Load()
 	next := make(map[string]*entry, len(cfg.Databases))
-	var retired, started []*server
+	var c change
 	for name, db := range cfg.Databases {
 		e := old[name]
 		if e == nil {
-			e = newEntry(name, m.log)
+			e = newEntry(name, m.log, m.gate, &m.events)
 			e.catalogs.ctx, e.catalogs.goes = m.ctx, &m.goes
 		}
 		next[name] = e
-		gone := m.configure(e, cfg, db, &started)
-		retired = append(retired, gone...)
+		m.ask(e, cfg, db)
+		m.configure(e, cfg, db, &c)
 	}
 	m.entries.Store(&next)
 	for name, e := range old {
 		if next[name] == nil {
-			retired = append(retired, m.retire(e)...)
+			e.stopPatroni()
+			c.retired = append(c.retired, m.retire(e)...)
 			e.catalogs.close()
 		}
-	}
-	for _, s := range started {
-		m.goes.Go(s.run) // until s.stop, or m.stop
 	}
 	for name, db := range cfg.Databases {
 		next[name].catalogs.configure(cfg, db, m.dial(cfg, db))
 	}
-	for _, s := range retired {
+	m.carryOut(&c)
+}
+
+// change is which servers come and go.
+type change struct{ started, retired []*server }
+
+// carryOut starts and ends the goroutines of servers. m.mu is held.
+func (m *Monitor) carryOut(c *change) {
+	for _, s := range c.started {
+		m.goes.Go(s.run) // until s.stop, or m.stop
+	}
+	for _, s := range c.retired {
 		s.stop()
 	}
-	for _, s := range retired {
+	for _, s := range c.retired {
 		<-s.done
 	}
 }
 
-// configure gives an entry the servers of its database. It appends new servers to
-// started, and returns those that have left.
-func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, started *[]*server) (gone []*server) {
+// configure gives an entry the servers of its database, and those that Patroni has
+// listed.
+func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, c *change) {
 	dialer := m.dial(cfg, db)
 	e.mu.Lock()
 	defer e.unlock()
+	e.cfg, e.db = cfg, db
+	e.named, e.reads = db.SystemIdentifier, db.PrimaryReads
+	e.ramp, e.interval = cfg.Proxy.ServerRamp, cfg.Proxy.ServerCheckInterval
 	left := slices.Clone(e.servers)
-	servers := make([]*server, 0, len(db.Servers))
-	for _, conf := range db.Servers {
+	all := e.patroni.join(db.Servers)
+	servers := make([]*server, 0, len(all))
+	for _, conf := range all {
 		set := newSettings(cfg, db, conf, dialer)
 		i := slices.IndexFunc(left, func(s *server) bool { return s.addr == conf.Addr() })
 		var s *server
@@ -142,21 +176,33 @@ func (m *Monitor) configure(e *entry, cfg *config.Config, db *config.Database, s
 		} else {
 			s = newServer(m.ctx, e, conf.Addr(), m.load(conf.Addr()))
 			s.settings.Store(set)
-			*started = append(*started, s)
+			c.started = append(c.started, s)
+			if e.topology.Load() != nil {
+				e.noteLocked(s, "joined", "", func() { e.log.Info("server has joined", "server", s.addr) })
+			}
 		}
 		s.state.conf, s.state.grace = conf, set.timeout+set.interval
 		servers = append(servers, s)
 	}
 	e.servers = servers
 	e.limit = lagLimitOf(db)
+	e.list.Store(&servers)
 	if e.source != nil && !slices.Contains(servers, e.source) {
 		e.followLocked(nil, identity{})
 	}
 	if e.topology.Load() == nil {
 		e.topology.Store(&router.Topology{Generation: m.past, Turn: e.turn, Provers: e.catalogs})
 	}
+	for _, s := range left {
+		e.noteLocked(s, "left", "", func() { e.log.Info("server has left", "server", s.addr) })
+	}
 	e.publishLocked()
-	return left
+	for _, s := range left {
+		if e.gate != nil {
+			e.gate.Leave(e.name, s.addr)
+		}
+	}
+	c.retired = append(c.retired, left...)
 }
 
 // retire wakes who waits for an entry that has left, and returns its servers.
@@ -201,8 +247,8 @@ func (m *Monitor) Wait(ctx context.Context, database string, than uint64) error 
 	}
 }
 
-// Suspect is told that a connection to a server broke, or could not be opened:
-// the server is checked at once. The database is the name of an entry, or one
+// Suspect is told that a connection to a server broke, or could not be opened: all
+// servers of the database are checked at once. It takes no lock of an entry. The database is the name of an entry, or one
 // that falls to the wildcard.
 func (m *Monitor) Suspect(database, addr string) {
 	entries := *m.entries.Load()
@@ -213,12 +259,15 @@ func (m *Monitor) Suspect(database, addr string) {
 	if e == nil {
 		return
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.servers {
-		if s.addr == addr {
-			s.kick(suspectPause)
-		}
+	list := *e.list.Load()
+	if !slices.ContainsFunc(list, func(s *server) bool { return s.addr == addr }) {
+		return
+	}
+	for _, s := range list { // another one may be the primary by now
+		s.kick(suspectPause)
+	}
+	if p := e.poller.Load(); p != nil {
+		p.kick()
 	}
 }
 
@@ -280,20 +329,76 @@ func (e *entry) status(out []Status) []Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	picture := e.topology.Load()
+	now := time.Now()
+	syncs := ""
+	if e.source != nil {
+		syncs = e.source.state.syncs
+	}
 	for i, s := range e.servers {
 		st := &s.state
 		row := Status{
 			Database: e.name, Host: st.conf.Host, Port: st.conf.Port, Addr: s.addr,
 			Role: st.shown, Fixed: st.conf.Role != config.RoleAuto, Up: st.up, Lag: picture.Servers[i].Lag,
-			System: st.id.system, Timeline: st.id.timeline,
+			System: st.id.system, Timeline: st.id.timeline, Odd: st.warned, Fenced: st.shut, Slow: st.late,
 			Weight: st.conf.Weight, Groups: slices.Clone(st.conf.Groups), Changed: st.changed, Checked: st.checked,
 			Checks: st.checks, Failures: st.failures, LastError: st.lastError, Load: s.load.Load(),
 		}
 		if a := st.newest; a != nil && a.positioned {
 			row.LSN = a.position()
 			row.LagBytes = e.lagBytesLocked(s)
+			if a.recovery && (!a.receiving || a.replay < a.receive) {
+				row.Delay = a.delay
+			}
+		}
+		if st.bannedLocked(now) {
+			row.Banned = st.banned
+		}
+		if st.started != 0 {
+			row.Started = time.UnixMicro(st.started)
+		}
+		if st.shown == router.RoleReplica {
+			row.SyncState = syncState(syncs, st.name)
 		}
 		out = append(out, row)
+	}
+	return out
+}
+
+// syncState finds the state of a standby in a list of "name=state".
+func syncState(list, name string) string {
+	for item := range strings.SplitSeq(list, ",") {
+		if n, state, ok := strings.Cut(item, "="); ok && n == name && name != "" {
+			return state
+		}
+	}
+	return ""
+}
+
+// State is what is known of a database as a whole.
+type State struct {
+	Database   string
+	System     string        // system identifier of its cluster; "" is not known
+	Timeline   uint32        // newest on which a primary was seen
+	Promotions uint64        // new timelines that were seen begin
+	Halted     router.Reason // why no server takes writes whatever its role; "" is no reason
+	Patroni    string        // "" where it is not asked, "ok", or why there is no answer
+	Paused     bool          // Patroni's maintenance mode
+	Scheduled  string        // a switchover that Patroni has planned; "" is none
+}
+
+// States returns all databases in order of their names.
+func (m *Monitor) States() []State {
+	entries := *m.entries.Load()
+	var out []State
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		e := entries[name]
+		e.mu.Lock()
+		x := State{
+			Database: name, System: e.system, Timeline: e.reigns[e.system], Promotions: e.promotions, Halted: e.topology.Load().Halted,
+		}
+		e.patroni.describe(&x)
+		e.mu.Unlock()
+		out = append(out, x)
 	}
 	return out
 }
@@ -302,11 +407,11 @@ func (e *entry) status(out []Status) []Status {
 // they were.
 func (m *Monitor) Close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.closed = true
 	m.stop()
 	for _, e := range *m.entries.Load() {
 		e.catalogs.close()
 	}
+	m.mu.Unlock()
 	m.goes.Wait()
 }

@@ -22,6 +22,7 @@ const (
 	hurried      = 20                     // so much more often than each lsn_interval positions are asked for when they are wanted
 	minHurry     = time.Millisecond       // but with this pause at least
 	secondChance = 250 * time.Millisecond // between the first failing check of a server and the second
+	lateness     = time.Second            // a check that ends so much after its deadline says nothing of the server
 )
 
 // settings is what the checks of a server depend on; a reload replaces it whole.
@@ -124,6 +125,9 @@ func (s *server) run() {
 		r := s.check(ctx, set)
 		if ctx.Err() != nil {
 			return
+		}
+		if took := time.Since(s.began); r.verdict == failing && took > set.timeout+lateness {
+			continue // the process has stood still: the answer may be there
 		}
 		if r.verdict == failing {
 			s.failures++

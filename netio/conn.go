@@ -369,6 +369,22 @@ func (c *Conn) Ended() (ended bool) {
 	return ended || err != nil
 }
 
+// Unread asks the kernel whether there is anything that Loop has not read: bytes,
+// the end of the stream, or an error. It is always false for connections without a
+// descriptor.
+func (c *Conn) Unread() (unread bool) {
+	if c.raw == nil {
+		return false
+	}
+	var b [1]byte
+	err := c.raw.Control(func(fd uintptr) {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), 1,
+			syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		unread = errno != syscall.EAGAIN && errno != syscall.EINTR
+	})
+	return unread || err != nil
+}
+
 // Close closes the connection; Loop and Write return. Like every Close of a
 // socket it waits for a handler that is running, so a handler must not call it.
 func (c *Conn) Close() error {

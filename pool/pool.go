@@ -17,6 +17,8 @@ var (
 	ErrClosed      = errors.New("pool is closed")          // by a reload or shutdown: ask the Set again
 	ErrUnreachable = errors.New("server is not reachable") // try another server, or wait for this one
 	ErrWaitTimeout = errors.New("query_wait_timeout")
+	ErrStandby     = fmt.Errorf("%w: it is in recovery", ErrUnreachable)
+	ErrMoved       = errors.New("server is not for use") // fenced, or down: choose again
 )
 
 // Key names a pool. Database is the name that clients ask for, User the role
@@ -43,6 +45,8 @@ type Limits struct {
 // Waiter is a client's place in a queue. It belongs to one client's goroutine,
 // which uses it for one Acquire at a time. Its zero value is ready.
 type Waiter struct {
+	Primary bool // the server must not be in recovery
+
 	ch         chan result
 	pool       atomic.Pointer[Pool] // whose queue it stands in
 	prev, next *Waiter              // guarded by the pool's mutex
@@ -65,9 +69,12 @@ type Pool struct {
 	load   *atomic.Int64 // leases of all pools of this server
 
 	checkDelay atomic.Int64 // idle longer than this in ns: checked before it is lent; 0: never
+	wary       atomic.Int64 // until when connections are looked at before they are lent; 0: no reason to
 
 	// Guarded by mu.
 	mu          sync.Mutex
+	entry       string // Name of the database's entry in the configuration
+	fenced      bool   // nothing is lent, see Set.Fence
 	login       backend.Login
 	replaced    config.Secret // the password before that of login, see SetPassword
 	dialer      *backend.Dialer
@@ -133,6 +140,22 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 		if waited {
 			now = 0
 		}
+		if p.wary.Load() != 0 && p.suspicious(c) {
+			p.Discard(c, errUnread)
+			continue
+		}
+		if w.Primary && c.Standby() {
+			// What it said may be from before its promotion.
+			if err := c.Exec("", p.checkTimeout()); err != nil {
+				p.Discard(c, err)
+				continue
+			}
+			if c.Standby() {
+				p.Release(c)
+				return nil, ErrStandby
+			}
+			now = 0
+		}
 		err = c.Lend(sink, now, time.Duration(p.checkDelay.Load()))
 		if errors.Is(err, backend.ErrStale) {
 			if err := p.check(c); err != nil {
@@ -152,9 +175,13 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 // next takes a connection off the stack or waits for one, and tells which.
 func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 	p.mu.Lock()
-	if p.closed {
+	if p.closed || p.fenced {
+		err := ErrClosed
+		if !p.closed {
+			err = ErrMoved
+		}
 		p.mu.Unlock()
-		return nil, false, ErrClosed
+		return nil, false, err
 	}
 	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
 		i := n - 1
@@ -220,6 +247,12 @@ func (p *Pool) unlendLocked(m *member) {
 		close(p.drained)
 		p.drained = nil
 	}
+}
+
+func (p *Pool) checkTimeout() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limits.CheckTimeout
 }
 
 // check asks a connection that has been idle for long whether it still works.
@@ -310,6 +343,9 @@ func (w *Waiter) Waiting() bool { return w.pool.Load() != nil }
 // Discard removes a connection that has died or must not be used again, asking
 // the server first to stop what it may still be doing.
 func (p *Pool) Discard(c *backend.Conn, err error) {
+	if !c.Alive() {
+		p.suspect()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := memberOf(c)
@@ -323,7 +359,15 @@ func (p *Pool) Discard(c *backend.Conn, err error) {
 	}
 	p.set.log.Debug("server connection closed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server,
 		"pid", c.PID, "reason", err)
+	p.wary.Store(p.set.now() + int64(wariness))
 	p.closeLocked(c, m)
+}
+
+// suspect has the server looked at. The pool's mutex is not held.
+func (p *Pool) suspect() {
+	if p.set.suspect != nil && p.set.ctx.Err() == nil {
+		p.set.suspect(p.Key.Database, p.Key.Server)
+	}
 }
 
 // closeLocked closes a connection that is neither idle nor lent. Its place in
@@ -358,7 +402,7 @@ func (p *Pool) growLocked() {
 // openLocked is growLocked; it reports whether a limit that p shares has stopped
 // it.
 func (p *Pool) openLocked() (refused bool) {
-	if p.closed || p.paused {
+	if p.closed || p.paused || p.fenced {
 		return false
 	}
 	now := p.set.now()
@@ -417,6 +461,9 @@ func (p *Pool) retryLaterLocked(d time.Duration) {
 func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 	defer p.set.goes.Done()
 	c, err := d.Dial(p.set.ctx, l, p)
+	if refused, busy := backend.Refused(err); err != nil && (!refused || busy) {
+		p.suspect()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialing--
@@ -455,17 +502,16 @@ func (p *Pool) refusalLocked(err error) {
 	p.failures++
 	p.failed++
 	p.lastErr = err
-	p.retryAt = p.set.now() + int64(p.limits.LoginRetry)
+	pause := p.limits.LoginRetry
 	if p.failures == 1 {
 		p.set.log.Warn("server login failed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server, "error", err)
 	}
 	if refused, _ := backend.Refused(err); !refused {
-		if p.set.suspect != nil {
-			p.set.suspect(p.Key.Database, p.Key.Server)
-		}
+		pause = backOff(pause, p.failures)
 		err = fmt.Errorf("%w: %w", ErrUnreachable, err)
 		p.lastErr = err
 	}
+	p.retryAt = p.set.now() + int64(pause)
 	if len(p.all) == 0 && p.dialing == 0 && !transient(err) {
 		for w := p.first; w != nil; w = p.first {
 			p.leaveLocked(w)
@@ -474,7 +520,7 @@ func (p *Pool) refusalLocked(err error) {
 		return
 	}
 	if p.waiting > 0 {
-		p.retryLaterLocked(p.limits.LoginRetry)
+		p.retryLaterLocked(pause)
 	}
 }
 

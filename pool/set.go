@@ -50,7 +50,8 @@ type Set struct {
 	cfg       *config.Config
 	paused    map[string]bool // databases; "" is all
 	suspended bool            // "" is paused by Suspend
-	retired   []*Pool         // out of pools, with connections that are still lent
+	fenced    map[place]bool
+	retired   []*Pool // out of pools, with connections that are still lent
 	closed    bool
 }
 
@@ -60,6 +61,7 @@ func New(cfg *config.Config, opt Options) *Set {
 	s := &Set{
 		log: opt.Log, now: opt.Now, load: opt.Load, suspect: opt.Suspect, dialer: opt.Dial, ctx: ctx, stop: stop,
 		caps: newCaps(), pools: make(map[Key]*Pool), cfg: cfg, paused: make(map[string]bool),
+		fenced: make(map[place]bool),
 	}
 	if s.load == nil {
 		var mu sync.Mutex
@@ -119,6 +121,7 @@ func (s *Set) add(k Key, server config.Server) (*Pool, *config.Database) {
 	p.paused = s.paused[""] || s.paused[k.Database]
 	p.used = s.now()
 	p.configure(s.cfg, db)
+	p.fenced = s.fenced[place{db.Name, k.Server}]
 	p.login = backend.Login{Server: server, Database: db.DBName, User: k.User}
 	s.pools[k] = p
 	return p, db
@@ -136,7 +139,7 @@ func (p *Pool) Closed() bool {
 func (k Key) of(cfg *config.Config) *config.Database {
 	db, ok := cfg.Database(k.Database)
 	if !ok || db.User != "" && db.User != k.User ||
-		!slices.ContainsFunc(db.Servers, func(v config.Server) bool { return v.Addr() == k.Server }) {
+		len(db.Patroni) == 0 && !slices.ContainsFunc(db.Servers, func(v config.Server) bool { return v.Addr() == k.Server }) {
 		return nil
 	}
 	return db
@@ -173,7 +176,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	d := p.set.dialer(cfg, db)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.limits, p.dialer, p.Mode = l, d, mode
+	p.limits, p.dialer, p.Mode, p.entry = l, d, mode, db.Name
 	if l.CheckQuery == config.CheckQueryOff {
 		p.checkDelay.Store(0)
 	} else {
@@ -264,14 +267,20 @@ func (s *Set) janitor() {
 	defer s.goes.Done()
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	last := s.now()
 	for n := 0; ; n++ {
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-t.C:
 		}
+		now := s.now()
+		late := now-last > int64(10*tick) // the process has stood still: servers may have answered
+		last = now
 		for _, p := range s.list() {
-			p.expire()
+			if !late {
+				p.expire()
+			}
 			if n%10 == 0 && p.tidy() {
 				s.remove(p)
 			}

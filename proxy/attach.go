@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,25 +47,19 @@ func (s *Session) refresh() error {
 // address there. pool.ErrClosed says that the topology is of another
 // configuration than the session's.
 func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
-	if i >= len(s.db.Servers) {
-		return nil, pool.ErrClosed
+	for i >= len(s.pools) {
+		s.pools = append(s.pools, nil)
 	}
-	if s.pools == nil {
-		s.pools = make([]*pool.Pool, len(s.db.Servers))
-	}
-	if s.pools[i] == nil {
+	if s.pools[i] == nil || s.pools[i].Key.Server != addr {
 		user, password, err := auth.ServerPassword(s.identity, s.db, s.srv.current.Load().Users)
 		if err != nil {
 			return nil, wire.Fatalf(wire.CodeInvalidPassword, "no password to log in to the server with for user %q", s.user).Because(err)
 		}
-		p := s.srv.pools.Get(s.database, s.db, s.db.Servers[i], user, password)
+		p := s.srv.pools.Get(s.database, s.db, config.ServerAt(addr), user, password)
 		if p.Closed() {
 			return nil, pool.ErrClosed
 		}
 		s.pools[i] = p
-	}
-	if s.pools[i].Key.Server != addr {
-		return nil, pool.ErrClosed
 	}
 	return s.pools[i], nil
 }
@@ -215,8 +210,13 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.waiter.Primary = ch.Role == router.RolePrimary && s.db.ReadWriteSplit != config.SplitAny
 		c, err := p.Acquire(&s.waiter, s, now)
 		now = 0
+		if errors.Is(err, pool.ErrStandby) && s.fixedPrimary(p.Key.Server) {
+			s.waiter.Primary = false
+			c, err = p.Acquire(&s.waiter, s, 0)
+		}
 		if err == nil {
 			s.lease, s.leaseRole = c, ch.Role
 			if s.ddl.Load() != nil {
@@ -236,6 +236,12 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 	}
 }
 
+// fixedPrimary reports whether the configuration calls a server the primary,
+// whatever it says itself.
+func (s *Session) fixedPrimary(addr string) bool {
+	return slices.ContainsFunc(s.db.Servers, func(v config.Server) bool { return v.Role == config.RolePrimary && v.Addr() == addr })
+}
+
 // renew forgets the pools of a configuration that is being replaced, and gives
 // the reload a moment to come to its end.
 func (s *Session) renew() error {
@@ -249,6 +255,10 @@ func (s *Session) renew() error {
 // pause waits for the end of ctx.
 func pause(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
+// movedPause is how long a session looks away from a server that is not for use any
+// more.
+const movedPause = 5 * time.Millisecond
+
 // acquireError decides what the client hears of a connection that could not be
 // had. nil means: try again.
 func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
@@ -260,6 +270,10 @@ func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
 	case errors.Is(err, pool.ErrClosed):
 		s.pools = nil
 		return nil
+	case errors.Is(err, pool.ErrMoved) && w.age() < s.db.FailoverTimeout:
+		return s.waitFor(movedPause, pause) // the picture without it is about to come, or there already
+	case errors.Is(err, pool.ErrMoved):
+		return wire.Errorf(wire.CodeCannotConnectNow, "server %s of database %q is not for use", p.Key.Server, s.database)
 	case errors.Is(err, pool.ErrWaitTimeout):
 		return wire.Fatalf(wire.CodeProtocolViolation, "query_wait_timeout")
 	case errors.Is(err, pool.ErrUnreachable):

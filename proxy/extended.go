@@ -62,7 +62,7 @@ func (s *Session) lostBatch() error {
 // splits reports whether there is more than one server to choose from, as the
 // statement is.
 func (s *Session) splits() bool {
-	return len(s.db.Servers) > 1 && s.db.ReadWriteSplit != config.SplitOff && s.db.ReadWriteSplit != config.SplitAny &&
+	return s.db.Several() && s.db.ReadWriteSplit != config.SplitOff && s.db.ReadWriteSplit != config.SplitAny &&
 		s.mode != config.PoolSession
 }
 

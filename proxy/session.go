@@ -69,7 +69,7 @@ type Session struct {
 	cfg           *config.Config
 	db            *config.Database // entry of cfg
 	mode          config.PoolMode
-	pools         []*pool.Pool // by index of db.Servers, as far as asked for
+	pools         []*pool.Pool // by index of the topology's servers, as far as asked for
 	prover        *router.Prover
 	path          *router.Path      // what unqualified names mean; made for
 	pathFor       *backend.Settings // these

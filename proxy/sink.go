@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"strings"
 
 	"pgproxy/backend"
@@ -70,6 +71,9 @@ func (s *Session) Answered(at int64, wrote bool) {
 // Lost ends the session: its server connection has died while it was lent.
 func (s *Session) Lost(err error, fatal bool) {
 	e := wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly").Because(err)
+	if errors.Is(err, backend.ErrFenced) {
+		e.Message = "connection to the server was closed: it is not the primary any more"
+	}
 	e.Detail = "The transaction or statement that was under way has ended with an unknown result."
 	if fatal {
 		e = nil // the server's own words have been relayed

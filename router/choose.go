@@ -87,6 +87,9 @@ const (
 	choseGroupBehind Reason = "primary: no server of the group is known to have replayed what this session must see"
 	refusedAny       Reason = "no server is up"
 	refusedPrimary   Reason = "no primary is up"
+	HaltedSwitchover Reason = "a switchover is under way"
+	HaltedContest    Reason = "more than one server says that it is the primary, on one timeline"
+	HaltedClusters   Reason = "the servers belong to more than one cluster"
 	refusedTwo       Reason = "more than one server says that it is the primary"
 	refusedNoReplica Reason = "no replica is up, and primary_reads is never"
 	refusedLag       Reason = "every replica lags more than max_replica_lag, and primary_reads is never"
@@ -178,6 +181,9 @@ func (p *Plan) hintable() bool { return p.Tag == "SELECT" && p.Effects&^EffectWr
 
 // primary chooses the one server that takes writes.
 func (t *Topology) primary(why Reason) Choice {
+	if t.Halted != "" {
+		return Choice{Server: -1, Reason: t.Halted}
+	}
 	found := -1
 	for i := range t.Servers {
 		s := &t.Servers[i]
@@ -215,9 +221,9 @@ func (c *candidates) usable(s *Server) bool {
 	}
 	switch s.Role {
 	case RolePrimary:
-		return c.share || c.group != ""
+		return (c.share || c.group != "") && c.t.Halted == ""
 	case RoleReplica:
-		return !s.Late && c.seen.on(s)
+		return s.Weight > 0 && !s.Late && c.seen.on(s)
 	}
 	return false
 }

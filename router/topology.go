@@ -41,7 +41,7 @@ type Server struct {
 	Role   Role
 	Up     bool          // the last checks were answered
 	Lag    time.Duration // of a replica: how old its newest replayed transaction is
-	Weight int           // share of the reads, from 1
+	Weight int           // share of the reads; 0 is none
 	Groups []string
 
 	// Covered is the stamp of the newest sample of the primary's WAL position
@@ -71,6 +71,7 @@ type Server struct {
 // configuration. It is frozen; a change makes a new one.
 type Topology struct {
 	Generation uint64 // counts the pictures of this database
+	Halted     Reason // why no server takes writes, whatever its role; "" is no reason
 	System     string // the cluster's system identifier; "" is not known
 	Servers    []Server
 	Turn       *atomic.Uint64 // shared by all pictures of this database

@@ -27,6 +27,7 @@ const (
 	CodeObjectNotInState      = "55000"
 	CodeQueryCanceled         = "57014"
 	CodeAdminShutdown         = "57P01"
+	CodeCrashShutdown         = "57P02"
 	CodeCannotConnectNow      = "57P03"
 	CodeInternal              = "XX000"
 )

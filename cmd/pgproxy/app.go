@@ -70,15 +70,15 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
 	}
 	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
-	a.monitor = monitor.New(cfg, monitor.Options{Log: log, Dial: newDialer, Load: a.load})
 	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: newDialer})
+	a.monitor = monitor.New(cfg, monitor.Options{Log: log, Dial: newDialer, Load: a.load, Gate: a.pools})
 	a.metrics = metrics.New(metrics.Options{Pools: a.pools, Monitor: a.monitor, Version: fullVersion()})
 	a.server = proxy.New(st, proxy.Options{
 		Log: log, Pools: a.pools, Router: a.router, Topologies: a.monitor, Trace: a.metrics.Trace(),
 	})
 	a.metrics.Observe(a.server)
 	a.console = admin.New(admin.Options{
-		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Version: fullVersion(),
+		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Failover: a.monitor, Version: fullVersion(),
 		Reload: func() error { return a.reload(a.config().Path) },
 		Set:    a.set,
 		Shutdown: func(mode string) {
