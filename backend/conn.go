@@ -63,6 +63,10 @@ type Owner interface {
 // ErrGone is returned by Hold and Send when the connection has died.
 var ErrGone = errors.New("server connection is gone")
 
+// ErrUnsent is returned by the first Send of a lease when the connection has died:
+// nothing of it has reached the server, and Sink.Lost is not called.
+var ErrUnsent = fmt.Errorf("%w before anything was sent", ErrGone)
+
 // Limits bound what a connection does for its clients.
 type Limits struct {
 	MaxPrepared int           // statements kept on the server; 0: no limit
@@ -255,11 +259,14 @@ type Parcel struct {
 // lent to the calling client and kept with Lend or Hold.
 func (c *Conn) Send(p *Parcel) error {
 	c.mu.Lock()
-	if c.lost != nil {
+	if c.lost != nil || c.last != nil && c.fresh {
 		c.sending = false
-		err := c.lost
+		err, gone := errors.Join(c.lost, c.last), ErrGone
+		if c.fresh {
+			gone = ErrUnsent
+		}
 		c.mu.Unlock()
-		return fmt.Errorf("%w: %w", ErrGone, err)
+		return fmt.Errorf("%w: %w", gone, err)
 	}
 	if len(p.Owed) > 0 && c.q.empty() {
 		now := c.requested

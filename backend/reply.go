@@ -270,7 +270,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	c.last = e
 	sink := c.holder
-	if sink == nil || c.survivesLocked() {
+	if sink == nil || c.fresh || c.survivesLocked() {
 		return false
 	}
 	c.fatal = true
@@ -480,6 +480,9 @@ func (c *Conn) fail(err error) {
 	if f := c.diedLocked(); f != nil {
 		holder.Failed(f)
 		holder = nil
+	}
+	if c.fresh {
+		holder = nil // it hears of it from Send
 	}
 	c.holder = nil
 	c.loseLocked()

@@ -22,6 +22,9 @@ func (c *Conn) Sever(err error) {
 		holder.Failed(f)
 		holder = nil
 	}
+	if c.fresh {
+		holder = nil // it hears of it from Send
+	}
 	c.holder = nil
 	c.loseLocked()
 	c.mu.Unlock()

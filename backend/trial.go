@@ -22,7 +22,7 @@ import (
 type Trial struct {
 	Bytes   []byte // the client's messages as they came; valid until Send returns. nil: no trial
 	First   bool   // it begins in this Parcel
-	Reads   bool   // all of it is proved to read
+	Reads   bool   // all of it is proved to read, or it is a BEGIN: it may be run twice
 	Standby bool   // it is on a server that nobody can write to
 }
 
@@ -187,7 +187,7 @@ func (c *Conn) holdLocked(e *wire.Error, o Owed, h wire.Header, body []byte) boo
 // connection ends.
 func (c *Conn) survivesLocked() bool {
 	t := &c.try
-	return t.on && t.reads && t.standby && !t.more && !c.batch && c.holder != nil && !c.q.empty()
+	return t.on && t.reads && !t.more && !c.batch && c.holder != nil && !c.q.empty()
 }
 
 // diedLocked returns what is to be run again because the connection has ended;

@@ -116,7 +116,7 @@ func (s *Session) walk(p []byte, now int64) (used int, err error) {
 			break
 		}
 		if !s.open {
-			s.unit = unit{from: used, first: true, keep: !a.holding, reads: true, batch: s.batches}
+			s.unit = unit{from: used, first: true, alone: !a.holding, keep: !a.holding, reads: true, batch: s.batches}
 		}
 		n, more, merr := s.message(a, q)
 		if merr != nil {
@@ -134,6 +134,9 @@ func (s *Session) walk(p []byte, now int64) (used int, err error) {
 	if ferr := s.flush(a); err == nil {
 		err = ferr
 	}
+	if errors.Is(err, backend.ErrUnsent) {
+		return s.unsent(p, used, err)
+	}
 	return used, err
 }
 
@@ -147,6 +150,10 @@ func (s *Session) flush(a *assembly) error {
 		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses,
 	})
 	a.reset()
+	if errors.Is(err, backend.ErrUnsent) {
+		s.lease = nil
+		return &lostServer{err: err, tell: wire.Fatalf(wire.CodeConnectionFailure, "server closed the connection unexpectedly").Because(err)}
+	}
 	if err != nil {
 		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) // the client may not be reading
 		s.lease.Quiet(s)                                          // its goroutine may still have the server's last words

@@ -15,17 +15,36 @@ const maxRuns = 3
 
 // unit is a simple query, or a batch up to its Sync.
 type unit struct {
-	from   int    // where it begins in what the client has just sent
-	batch  uint64 // Session.batches while it is sent
-	first  bool   // nothing of it was sent yet
-	keep   bool   // it may be run again
-	stale  bool   // it uses a statement that an earlier one has prepared
-	parsed bool   // it has a Parse of the unnamed statement
-	reads  bool   // all of it is proved to read
+	from   int          // where it begins in what the client has just sent
+	batch  uint64       // Session.batches while it is sent
+	first  bool         // nothing of it was sent yet
+	alone  bool         // nothing was put together in front of it
+	keep   bool         // it may be run again
+	stale  bool         // it uses a statement that an earlier one has prepared
+	parsed bool         // it has a Parse of the unnamed statement
+	reads  bool         // all of it is proved to read, or it is a BEGIN alone
+	noted  *router.Plan // of the first statement in it
+}
+
+// begins reports whether a statement opens a transaction and does nothing else: it
+// may be run again like a read.
+func begins(plan *router.Plan) bool {
+	return plan.Effects.Any(router.EffectBegin) && plan.Effects&^(router.EffectBegin|router.EffectBeginReadOnly) == 0
 }
 
 // note takes account of a statement in it.
 func (u *unit) note(plan *router.Plan) {
+	first := u.noted
+	if first == nil {
+		u.noted = plan
+	}
+	switch {
+	case begins(plan) && (first == nil || first == plan):
+		return
+	case first != nil && begins(first):
+		u.keep = false
+		return
+	}
 	u.keep = u.keep && plan.Effects&^router.EffectWrite == 0 && plan.Proxy == nil
 	u.reads = u.reads && plan.Class == router.ClassRead
 }
@@ -46,12 +65,17 @@ func (u *unit) bind(plan *router.Plan, unnamed bool) {
 func (s *Session) trial(a *assembly, p []byte) {
 	u := &s.unit
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
-	if u.keep && (u.stale || standby) {
+	again := u.reads && (s.elsewhere() || u.noted != nil && begins(u.noted))
+	if u.keep && (u.stale || standby || again) {
 		s.tried = u.batch
 		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby}
 	}
 	u.first = false
 }
+
+// elsewhere reports whether the database has more than one server, so that a read
+// whose server dies may find another.
+func (s *Session) elsewhere() bool { return len(s.db.Servers) > 1 || len(s.db.Patroni) > 0 }
 
 // Failing notes that a trial has failed.
 func (s *Session) Failing() { s.failing.Store(true) }
@@ -164,6 +188,26 @@ func (s *Session) rerun() error {
 	s.unit, s.detour = next, detour{runs: runs}
 	return err
 }
+
+// unsent sends a statement again whose server connection was dead before anything
+// was sent: whatever it is, it has not been executed. used is how much of p was
+// dealt with.
+func (s *Session) unsent(p []byte, used int, why error) (int, error) {
+	u := s.unit
+	if !u.alone || s.rest > 0 || s.barrier != nil || s.detour.runs >= maxUnsent || s.ending.Load() {
+		return used, why
+	}
+	s.open, s.skipping = false, false
+	s.revertBatch(u.batch)
+	s.detour.runs++
+	n, err := s.walk(p[u.from:], 0)
+	return u.from + n, err
+}
+
+// maxUnsent is how often one statement is sent again because its connection was
+// dead. Each dead connection leaves its pool, so this is never reached but by
+// servers that end every connection.
+const maxUnsent = 100
 
 // giveUp tells the client what the server has said at last.
 func (s *Session) giveUp(f *backend.Failure) error {
