@@ -1,4 +1,4 @@
-// Package bench compares pgproxy with PgBouncer and with no proxy at all: the
+// Package bench compares pgproxy with PgBouncer, Pgpool-II, itself without splitting, and no proxy at all: the
 // same cluster, the same pgbench, one run, in alternating rounds. Its command is
 // bench/run, which "make bench" calls.
 //

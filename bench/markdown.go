@@ -41,7 +41,7 @@ func (r *Result) header(b *strings.Builder) {
 			count(o.Rounds, "round"), o.Seconds)
 	}
 	if o.Replicas > 0 {
-		b.WriteString("- PgBouncer and direct clients use the primary only; pgproxy sends reads to the replicas\n")
+		b.WriteString("- pgproxy and Pgpool-II send reads to the replicas, the others use the primary only\n")
 	}
 	if o.Profile != "" {
 		b.WriteString("- pgproxy wrote CPU profiles meanwhile, which costs it a little\n")
@@ -56,7 +56,7 @@ func poolText(pools []int) string {
 }
 
 func (r *Result) loadTable(b *strings.Builder) {
-	t := table{{"workload", "peer", "pool", "tps", "tps to PgBouncer", "CPU us/tx", "CPU to PgBouncer", "p50 ms", "p99 ms"}}
+	t := table{{"workload", "peer", "pool", "tps", "tps to " + r.Options.Reference, "CPU us/tx", "CPU to " + r.Options.Reference, "p50 ms", "p99 ms"}}
 	for _, w := range r.Workloads {
 		for _, row := range w.Rows {
 			if len(row.Rounds) == 0 {

@@ -15,12 +15,15 @@ import (
 // The peers, by the names that Options.Peers and the report use.
 const (
 	PgProxy   = "pgproxy"
+	Unsplit   = "unsplit" // pgproxy with read_write_split off
+	Base      = "base"    // another build of pgproxy
 	PgBouncer = "pgbouncer"
+	Pgpool    = "pgpool"
 	Direct    = "direct" // no proxy: clients talk to the primary
 )
 
 var (
-	peerNames = []string{PgProxy, PgBouncer, Direct}
+	peerNames = []string{PgProxy, Unsplit, Base, PgBouncer, Pgpool, Direct}
 	modeNames = []string{"simple", "extended", "prepared"}
 	authNames = []string{"trust", "scram-sha-256"}
 )
@@ -41,7 +44,9 @@ type Options struct {
 
 	Peers     []string `json:"peers"`     // empty = all that are found
 	PgProxy   string   `json:"pgproxy"`   // program; "" = built from this module
+	Base      string   `json:"base"`      // program to compare pgproxy with; "" = none
 	PgBouncer string   `json:"pgbouncer"` // program; "" = looked for
+	Reference string   `json:"reference"` // the peer that ratios are taken to
 	Profile   string   `json:"profile"`   // folder for pgproxy's CPU profiles; "" = none
 	JSON      string   `json:"-"`         // file for the result; "" = none
 }
@@ -50,7 +55,7 @@ type Options struct {
 func Default() Options {
 	return Options{
 		Rounds: 5, Seconds: 5, Clients: []int{16, 64, 256}, Modes: slices.Clone(modeNames), Pools: []int{20},
-		Scale: 10, Replicas: 2, Auth: "trust", Sample: 0.2, JSON: filepath.Join(".bench", "result.json"),
+		Scale: 10, Replicas: 2, Auth: "trust", Sample: 0.2, Reference: PgBouncer, JSON: filepath.Join(".bench", "result.json"),
 	}
 }
 
@@ -73,6 +78,8 @@ func ParseFlags(args []string, out io.Writer) (Options, error) {
 	fs.Float64Var(&o.Sample, "sample", o.Sample, "`share` of the transactions whose latency is noted")
 	fs.Var((*words)(&o.Peers), "peers", "only these `peers`: "+strings.Join(peerNames, ", "))
 	fs.StringVar(&o.PgProxy, "pgproxy", o.PgProxy, "pgproxy's `program` (default: built from this module)")
+	fs.StringVar(&o.Base, "base", o.Base, "another pgproxy `program`, such as an earlier one, that is measured as the peer base")
+	fs.StringVar(&o.Reference, "reference", o.Reference, "the `peer` that ratios are taken to")
 	fs.StringVar(&o.PgBouncer, "pgbouncer", o.PgBouncer, "PgBouncer's `program` (default: looked for)")
 	fs.StringVar(&o.Profile, "profile", o.Profile, "`folder` for CPU profiles of pgproxy, one for each workload")
 	fs.StringVar(&o.JSON, "json", o.JSON, "`file` for everything measured; \"\" for none")
@@ -112,6 +119,12 @@ func (o *Options) check() error {
 	if err := oneOf("peers", o.Peers, peerNames); err != nil {
 		return err
 	}
+	if err := oneOf("reference", []string{o.Reference}, peerNames); err != nil {
+		return err
+	}
+	if slices.Contains(o.Peers, Base) && o.Base == "" {
+		return errors.New("-peers base: want -base PROGRAM too")
+	}
 	if err := oneOf("auth", []string{o.Auth}, authNames); err != nil {
 		return err
 	}
@@ -147,9 +160,19 @@ func (o *Options) workloads() []Workload {
 	return out
 }
 
-// wants reports whether a peer is asked for.
+// wants reports whether a peer is asked for. Without a list, those that differ
+// only in what they do with replicas need some.
 func (o *Options) wants(peer string) bool {
-	return len(o.Peers) == 0 || slices.Contains(o.Peers, peer)
+	if len(o.Peers) > 0 {
+		return slices.Contains(o.Peers, peer)
+	}
+	switch peer {
+	case Unsplit, Pgpool:
+		return o.Replicas > 0
+	case Base:
+		return o.Base != ""
+	}
+	return true
 }
 
 // largestPool is the pool of a peer that tries no sizes.
@@ -162,7 +185,7 @@ func (o *Options) maxConnections() int {
 	if o.Rounds > 0 {
 		most = max(most, slices.Max(o.Clients))
 	}
-	return most + 2*o.largestPool() + 50
+	return most + 2*o.largestPool() + 50 // a process of Pgpool-II, one for each client, has one too
 }
 
 // maxClients is how many clients each proxy is told to accept.

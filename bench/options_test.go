@@ -43,7 +43,7 @@ func TestParseFlags(t *testing.T) {
 		{args: "-clients 6000", wrong: "-clients 5000"},
 		{args: "-modes fast", wrong: "want simple, extended, prepared"},
 		{args: "-modes=", wrong: "one value at least"},
-		{args: "-peers pgpool", wrong: "want pgproxy, pgbouncer, direct"},
+		{args: "-peers odyssey", wrong: "want pgproxy, unsplit, base, pgbouncer, pgpool, direct"},
 		{args: "-auth md5", wrong: "want trust, scram-sha-256"},
 		{args: "-sample 0", wrong: "more than 0"},
 		{args: "extra", wrong: "unexpected argument"},

@@ -33,9 +33,11 @@ type peer struct {
 	prepared bool   // pgbench -M prepared works
 	tuned    bool   // gets the pool size that suits it best
 	noRoot   bool   // refuses to be root
+	family   bool   // works in many processes
 	file     string // its configuration's name
 	config   func(site) string
 	args     func(config string) []string
+	more     map[string]string // further files beside the configuration
 }
 
 // instance is a peer that runs.
@@ -49,14 +51,8 @@ type instance struct {
 // directPeer is no proxy at all.
 func directPeer() *peer { return &peer{name: Direct, prepared: true} }
 
-// pgproxyPeer takes the program at path, or builds it into dir.
-func pgproxyPeer(ctx context.Context, path, dir string) (*peer, error) {
-	if path == "" {
-		path = filepath.Join(dir, "pgproxy")
-		if err := build(ctx, path); err != nil {
-			return nil, err
-		}
-	}
+// pgproxyPeer takes the program at path as the peer of this name.
+func pgproxyPeer(ctx context.Context, name, path string) (*peer, error) {
 	path, err := program(path)
 	if err != nil {
 		return nil, err
@@ -65,9 +61,13 @@ func pgproxyPeer(ctx context.Context, path, dir string) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	config := pgproxyConfig
+	if name == Unsplit {
+		config = func(s site) string { return pgproxyConfig(s) + "read_write_split = \"off\"\n" }
+	}
 	return &peer{
-		name: PgProxy, path: path, version: version, prepared: true,
-		file: "pgproxy.toml", config: pgproxyConfig,
+		name: name, path: path, version: version, prepared: true,
+		file: "pgproxy.toml", config: config,
 		args: func(config string) []string { return []string{"run", "-config", config} },
 	}, nil
 }
@@ -89,13 +89,7 @@ var errNotFound = errors.New("not found")
 // pgbouncerPeer takes the program at path, or looks for it.
 func pgbouncerPeer(ctx context.Context, path string) (*peer, error) {
 	if path == "" {
-		for _, candidate := range []string{"pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer", "/usr/local/bin/pgbouncer"} {
-			if found, err := exec.LookPath(candidate); err == nil {
-				path = found
-				break
-			}
-		}
-		if path == "" {
+		if path = lookUp("pgbouncer"); path == "" {
 			return nil, fmt.Errorf("pgbouncer: %w: install it (make bench does so as root on Debian), or name it by -pgbouncer", errNotFound)
 		}
 	}
@@ -115,6 +109,41 @@ func pgbouncerPeer(ctx context.Context, path string) (*peer, error) {
 		name: PgBouncer, path: path, version: version, prepared: prepared, tuned: true, noRoot: true,
 		file: "pgbouncer.ini", config: pgbouncerConfig,
 		args: func(config string) []string { return []string{config} },
+	}, nil
+}
+
+// lookUp finds an installed program, where root's PATH may not lead too.
+func lookUp(name string) string {
+	for _, dir := range []string{"", "/usr/sbin/", "/usr/local/sbin/", "/usr/local/bin/"} {
+		if found, err := exec.LookPath(dir + name); err == nil {
+			return found
+		}
+	}
+	return ""
+}
+
+// pgpoolPeer looks for Pgpool-II, which cannot be told a number of server
+// connections: each of its processes serves one client over connections of its own
+// to all servers.
+func pgpoolPeer(ctx context.Context) (*peer, error) {
+	path := lookUp("pgpool")
+	if path == "" {
+		return nil, fmt.Errorf("pgpool: %w: install it (make bench does so as root on Debian)", errNotFound)
+	}
+	version, err := output(ctx, path, "--version")
+	if err != nil {
+		return nil, err
+	}
+	return &peer{
+		name: Pgpool, path: path, version: version, prepared: true, noRoot: true, family: true,
+		file: "pgpool.conf", config: pgpoolConfig,
+		args: func(config string) []string {
+			beside := func(name string) string { return filepath.Join(filepath.Dir(config), name) }
+			return []string{"-n", "-D", "-f", config, "-F", beside("pcp.conf"), "-a", beside("pool_hba.conf")}
+		},
+		more: map[string]string{
+			"pcp.conf": "", "pool_hba.conf": "host all all 127.0.0.1/32 trust\n", "pool_passwd": login + ":TEXT" + password + "\n",
+		},
 	}, nil
 }
 
@@ -161,7 +190,7 @@ func (b *bench) startPeer(ctx context.Context, p *peer, pool int, env ...string)
 	b.serial++
 	i.site = site{
 		dir: filepath.Join(b.dir, strconv.Itoa(b.serial)+"-"+p.name), pool: pool,
-		maxClients: b.opt.maxClients(), auth: b.opt.Auth, prepared: p.prepared,
+		maxClients: b.opt.maxClients(), children: max(b.children, 32), auth: b.opt.Auth, prepared: p.prepared,
 	}
 	for _, n := range b.cluster.Nodes() {
 		i.site.servers = append(i.site.servers, n.Port)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"pgproxy/pgtest"
 )
 
 func exampleSite() site {
@@ -60,6 +62,52 @@ max_client_conn = 10000
 	s.prepared = true
 	if got := pgbouncerConfig(s); got != want+"max_prepared_statements = 200\n" {
 		t.Errorf("with prepared statements:\n%s", got)
+	}
+}
+
+func TestPgpoolConfig(t *testing.T) {
+	s := exampleSite()
+	s.children = 68
+	got := pgpoolConfig(s)
+	for _, want := range []string{
+		"port = 20001\n", "num_init_children = 68\n", "pool_passwd = '/run/peer/pool_passwd'\n",
+		"backend_port0 = 21001\nbackend_weight0 = 0\n", "backend_port2 = 21003\nbackend_weight2 = 1\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// TestFamilyTime: the time of a process's children counts, while they run and
+// when they have ended.
+func TestFamilyTime(t *testing.T) {
+	const burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+	p, err := pgtest.Program{
+		Path: "/bin/sh", Args: []string{"-c", "(" + burn + "); (" + burn + "; exec sleep 60) & wait"}, Dir: t.TempDir(),
+		Log: filepath.Join(t.TempDir(), "log"),
+	}.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Stop() }()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		family, err := familyTime(p.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := cpuTime(p.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if family-own >= 5*tick {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the family has used %s, its leader %s", family, own)
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 
@@ -117,7 +165,7 @@ func TestFindPgbouncer(t *testing.T) {
 }
 
 func TestFindPgproxy(t *testing.T) {
-	p, err := pgproxyPeer(context.Background(), shell(t, `[ "$1" = version ] && echo "pgproxy 1"`), "")
+	p, err := pgproxyPeer(context.Background(), PgProxy, shell(t, `[ "$1" = version ] && echo "pgproxy 1"`))
 	checkError(t, err, "")
 	if got, want := p.command(), "program run -config pgproxy.toml"; got != want {
 		t.Errorf("command %q, want %q", got, want)

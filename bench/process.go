@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +15,46 @@ import (
 // tick is the unit of the times in /proc/PID/stat, USER_HZ, which is 1/100 s on
 // every architecture that Go runs on.
 const tick = 10 * time.Millisecond
+
+// familyTime is the CPU time that a process that leads its session, the processes
+// of that session, and the children that it has waited for have used so far.
+func familyTime(leader int) (time.Duration, error) {
+	own, err := os.ReadFile("/proc/" + strconv.Itoa(leader) + "/stat")
+	if err != nil {
+		return 0, fmt.Errorf("CPU time: %w", err)
+	}
+	f, err := statFields(own, 15)
+	if err != nil {
+		return 0, err
+	}
+	total, err := ticks(f[13], f[14])
+	if err != nil {
+		return 0, err
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, fmt.Errorf("CPU time: %w", err)
+	}
+	for _, path := range all {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		f, err := statFields(text, 13)
+		if err != nil {
+			return 0, err
+		}
+		if f[3] != strconv.Itoa(leader) {
+			continue
+		}
+		t, err := ticks(f[11], f[12])
+		if err != nil {
+			return 0, err
+		}
+		total += t
+	}
+	return total, nil
+}
 
 // cpuTime is the CPU time, user and system, that a process has used so far.
 func cpuTime(pid int) (time.Duration, error) {
@@ -25,13 +66,27 @@ func cpuTime(pid int) (time.Duration, error) {
 }
 
 func parseStat(text []byte) (time.Duration, error) {
-	// The second field is the name in parentheses and may hold anything.
-	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(f) < 13 {
-		return 0, fmt.Errorf("CPU time: unexpected text %q", text)
+	f, err := statFields(text, 13)
+	if err != nil {
+		return 0, err
 	}
-	user, err1 := strconv.ParseInt(f[11], 10, 64)
-	system, err2 := strconv.ParseInt(f[12], 10, 64)
+	return ticks(f[11], f[12])
+}
+
+// statFields are the fields of /proc/PID/stat from the third on, least of them.
+// The second is the name in parentheses and may hold anything.
+func statFields(text []byte, least int) ([]string, error) {
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(f) < least {
+		return nil, fmt.Errorf("CPU time: unexpected text %q", text)
+	}
+	return f, nil
+}
+
+// ticks adds two times.
+func ticks(a, b string) (time.Duration, error) {
+	user, err1 := strconv.ParseInt(a, 10, 64)
+	system, err2 := strconv.ParseInt(b, 10, 64)
 	if err := errors.Join(err1, err2); err != nil {
 		return 0, fmt.Errorf("CPU time: %w", err)
 	}

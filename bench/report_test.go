@@ -56,7 +56,7 @@ func exampleResult() *Result {
 		order: []string{PgProxy, PgBouncer, Direct},
 	}
 	for _, w := range r.Workloads {
-		w.summarize()
+		w.summarize(PgBouncer)
 	}
 	return r
 }

@@ -48,7 +48,7 @@ type Row struct {
 	P50Millis float64 `json:"p50_ms"`
 	P99Millis float64 `json:"p99_ms"`
 
-	// To PgBouncer in the same round; nil without one, and for PgBouncer itself.
+	// To Options.Reference in the same round; nil without it, and for itself.
 	TPSRatio *Ratio `json:"tps_ratio,omitempty"`
 	CPURatio *Ratio `json:"cpu_ratio,omitempty"`
 
@@ -88,7 +88,7 @@ func (b *bench) newResult(ctx context.Context) (*Result, error) {
 		Began: time.Now().Truncate(time.Second), Host: thisHost(), Options: b.opt,
 		Versions: make(map[string]string), Commands: make(map[string]string), Configs: make(map[string]string),
 	}
-	r.Options.PgProxy, r.Options.PgBouncer = base(b.opt.PgProxy), base(b.opt.PgBouncer)
+	r.Options.PgProxy, r.Options.Base, r.Options.PgBouncer = base(b.opt.PgProxy), base(b.opt.Base), base(b.opt.PgBouncer)
 	var err error
 	if r.PostgreSQL, err = b.cluster.Primary.Value(ctx, "postgres", "SHOW server_version"); err != nil {
 		return nil, err
@@ -117,14 +117,14 @@ func (b *bench) loadCommand(w Workload) string {
 }
 
 // summarize fills in medians and ratios.
-func (w *WorkloadResult) summarize() {
+func (w *WorkloadResult) summarize(to string) {
 	var reference *Row
 	for _, r := range w.Rows {
 		r.TPS = median(column(r.Rounds, func(r Round) float64 { return r.TPS }))
 		r.CPUMicros = median(column(r.Rounds, func(r Round) float64 { return r.CPUMicros }))
 		r.P50Millis = median(column(r.Rounds, func(r Round) float64 { return r.P50Millis }))
 		r.P99Millis = median(column(r.Rounds, func(r Round) float64 { return r.P99Millis }))
-		if r.Peer == PgBouncer {
+		if r.Peer == to {
 			reference = r
 		}
 	}

@@ -78,7 +78,7 @@ func (b *bench) workload(ctx context.Context, w Workload) error {
 	for _, c := range all {
 		c.noteMemory()
 	}
-	out.summarize()
+	out.summarize(b.opt.Reference)
 	b.result.Workloads = append(b.result.Workloads, out)
 	return nil
 }
@@ -102,6 +102,7 @@ func (b *bench) enter(ctx context.Context, c *contender, p *peer, w Workload) er
 		}
 	}
 	var env []string
+	b.children = w.Clients + 4 // those that come to look as well
 	if p.name == PgProxy && b.opt.Profile != "" {
 		env = append(env, "PGPROXY_CPUPROFILE="+b.profile(w))
 	}
@@ -194,6 +195,9 @@ func (i *instance) cpuTime() (time.Duration, error) {
 	}
 	if err := i.proc.Alive(); err != nil {
 		return 0, err
+	}
+	if i.peer.family {
+		return familyTime(i.proc.PID())
 	}
 	return cpuTime(i.proc.PID())
 }

@@ -29,7 +29,8 @@ type bench struct {
 	peers    []*peer
 	result   *Result
 
-	serial int // of the instances so far
+	serial   int // of the instances so far
+	children int // see site
 }
 
 // Run starts a cluster, measures what the options ask for, and ends everything
@@ -130,18 +131,26 @@ func findPgbench(dir string) (string, error) {
 // findPeers lists the peers in the order of the report. A peer that is missing is
 // an error only if it was asked for by name, or is pgproxy.
 func (b *bench) findPeers(ctx context.Context) error {
-	if b.opt.wants(PgProxy) {
-		if b.opt.PgProxy == "" {
-			b.logf("building pgproxy")
-		}
-		p, err := pgproxyPeer(ctx, b.opt.PgProxy, b.dir)
-		if err != nil {
+	if b.opt.PgProxy == "" && (b.opt.wants(PgProxy) || b.opt.wants(Unsplit)) {
+		b.logf("building pgproxy")
+		b.opt.PgProxy = filepath.Join(b.dir, "pgproxy")
+		if err := build(ctx, b.opt.PgProxy); err != nil {
 			return err
 		}
-		b.peers = append(b.peers, p)
 	}
-	if b.opt.wants(PgBouncer) {
-		p, err := pgbouncerPeer(ctx, b.opt.PgBouncer)
+	finders := map[string]func() (*peer, error){
+		PgProxy:   func() (*peer, error) { return pgproxyPeer(ctx, PgProxy, b.opt.PgProxy) },
+		Unsplit:   func() (*peer, error) { return pgproxyPeer(ctx, Unsplit, b.opt.PgProxy) },
+		Base:      func() (*peer, error) { return pgproxyPeer(ctx, Base, b.opt.Base) },
+		PgBouncer: func() (*peer, error) { return pgbouncerPeer(ctx, b.opt.PgBouncer) },
+		Pgpool:    func() (*peer, error) { return pgpoolPeer(ctx) },
+	}
+	for _, name := range peerNames {
+		find := finders[name]
+		if find == nil || !b.opt.wants(name) {
+			continue
+		}
+		p, err := find()
 		switch {
 		case errors.Is(err, errNotFound) && len(b.opt.Peers) == 0:
 			b.logf("%v", err)
