@@ -91,7 +91,7 @@ func TestColumns(t *testing.T) {
 		if _, known := pgbouncerTables[strings.ToUpper(name)]; known || ignored(name) {
 			continue
 		}
-		if !slices.Contains([]string{"help", "servers_health", "pins", "pools_servers", "shapes", "topology", "events"}, name) {
+		if !slices.Contains([]string{"help", "servers_health", "pins", "listeners", "pools_servers", "shapes", "topology", "events"}, name) {
 			t.Errorf("SHOW %s has no columns in this test", name)
 		}
 	}
@@ -220,15 +220,34 @@ func TestRows(t *testing.T) {
 	busy.ReadUntilReady()
 }
 
-// TestPins: a client that listens keeps its connection, and SHOW PINS says why.
+// TestPins: a client with a lock keeps its connection, and SHOW PINS says why.
 func TestPins(t *testing.T) {
 	r := newRig(t)
 	c := r.admin()
 	app := r.login(clientUser, "app", "application_name", "keeper")
-	app.Query("LISTEN news")
+	app.Query("SELECT pg_advisory_lock(1)")
 	rows := await(t, c, "SHOW PINS", func(rows []map[string]string) bool { return len(rows) == 1 })
 	p := rows[0]
 	if p["database"] != "app" || p["user"] != "app_rw" || p["reason"] == "" || p["application_name"] != "keeper" || p["client_id"] == "NULL" {
 		t.Errorf("pin: %v", p)
+	}
+}
+
+// TestListeners: SHOW LISTENERS has a row for each server connection that listens.
+func TestListeners(t *testing.T) {
+	r := newRig(t)
+	c := r.admin()
+	if rows := await(t, c, "SHOW LISTENERS", func([]map[string]string) bool { return true }); len(rows) != 0 {
+		t.Errorf("before the first LISTEN: %v", rows)
+	}
+	app := r.login(clientUser, "app")
+	app.Query("LISTEN news")
+	rows := await(t, c, "SHOW LISTENERS", func(rows []map[string]string) bool { return len(rows) == 1 })
+	l := rows[0]
+	if l["database"] != "app" || l["user"] != "app_rw" || l["state"] != "listening" || l["channels"] != "1" || l["clients"] != "1" {
+		t.Errorf("listener: %v", l)
+	}
+	if rows := await(t, c, "SHOW PINS", func([]map[string]string) bool { return true }); len(rows) != 0 {
+		t.Errorf("pins: %v", rows)
 	}
 }

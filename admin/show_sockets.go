@@ -208,7 +208,7 @@ func showPins(c *call) []row {
 	}
 	var out []row
 	for _, s := range c.console.opt.Pools.Servers() {
-		if s.Pinned == "" {
+		if s.Pinned == "" || s.Apart {
 			continue
 		}
 		r := row{

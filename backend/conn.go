@@ -139,6 +139,8 @@ type Conn struct {
 	requested int64             // when last lent; 0 never
 	fresh     bool              // nothing has been sent since: requested is the time for it
 	released  int64             // when last released
+	user      Sink              // to whom it was lent last
+	before    int64             // when the one before user gave it back
 	counts    Counters
 
 	// Atomic: set under mu, or by the holder's goroutine before it sends.
@@ -184,6 +186,7 @@ func (c *Conn) Forsake(s Sink) {
 	}
 	c.forsaken = s
 	c.wakeQuietLocked()
+	c.wakeMovedLocked()
 	if c.sending {
 		_ = c.io.NetConn().SetWriteDeadline(time.Unix(1, 0))
 	}
@@ -217,6 +220,9 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 	if most > 0 && now-c.released > int64(most) {
 		return ErrStale
 	}
+	if c.user != s {
+		c.user, c.before = s, c.released
+	}
 	c.holder, c.sending, c.wrote = s, true, false
 	c.requested, c.fresh = now, true
 	c.forsaken, c.failed, c.dropped = nil, nil, false
@@ -241,6 +247,10 @@ func (c *Conn) Hold(s Sink) bool {
 // PinBrief is the reason of a pin that lasts for one statement. Another reason
 // takes its place, it never that of another.
 const PinBrief = "setting being changed"
+
+// PinCommit is the reason of a pin that lasts until it is known what a
+// transaction has committed. A lasting reason takes its place.
+const PinCommit = "LISTEN in a transaction"
 
 // Parcel is what one Send carries.
 type Parcel struct {
@@ -290,7 +300,7 @@ func (c *Conn) Send(p *Parcel) error {
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
 	c.dirty = c.dirty || p.Dirty
-	if p.Pin != "" && (c.pinned == "" || c.pinned == PinBrief) {
+	if p.Pin != "" && (c.pinned == "" || c.pinned == PinBrief || c.pinned == PinCommit && p.Pin != PinBrief) {
 		if c.pinned == "" {
 			c.counts.Pins++
 		}
@@ -414,6 +424,26 @@ func (c *Conn) Quiet(s Sink) {
 	ch := c.quietLocked()
 	c.mu.Unlock()
 	<-ch
+}
+
+// Rest is Quiet, but returns false, while something is owed, where the server
+// reads a COPY: nothing would be answered before the client goes on.
+func (c *Conn) Rest(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.holder == s && c.forsaken != s && c.lost == nil && c.owingLocked() {
+		if c.q.copyIn {
+			return false
+		}
+		if c.moved == nil {
+			c.moved = make(chan struct{})
+		}
+		moved := c.moved
+		c.mu.Unlock()
+		<-moved
+		c.mu.Lock()
+	}
+	return true
 }
 
 // quietLocked returns a channel that is closed when nothing is owed any more.

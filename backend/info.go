@@ -89,3 +89,27 @@ func (c *Conn) Idle() time.Duration {
 
 // LocalAddr returns the proxy's end of the connection.
 func (c *Conn) LocalAddr() net.Addr { return c.io.NetConn().LocalAddr() }
+
+// OnlySince reports whether nobody but s has had the connection since a moment,
+// in nanoseconds of the connection's clock.
+func (c *Conn) OnlySince(s Sink, since int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.user == s && c.before <= since
+}
+
+// AtRest reports whether s, if it has the connection, stands in no transaction
+// there and the server has said all that it will say. Some of that may still have
+// to be written to s.
+func (c *Conn) AtRest(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.holder != s || !c.batch && c.relayTo == nil && c.q.settled() && c.status == wire.TxIdle
+}
+
+// TxStatus returns the state of the transaction that the server has told last.
+func (c *Conn) TxStatus() wire.TxStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}

@@ -58,6 +58,17 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 	return owed, dst, risky
 }
 
+// Inside appends a statement of the proxy's to the client's own batch, swallowed.
+// Where it fails, the batch fails.
+func (c *Conn) Inside(sql string, sink Sink, owed []Owed, dst []byte) ([]Owed, []byte) {
+	c.unnamed.Store(otherUnnamed)
+	dst = wire.AppendParse(dst, "", []byte(sql), nil)
+	dst = wire.AppendBindText(dst, "")
+	dst = wire.AppendExecute(dst)
+	return append(owed, Owed{Kind: Parse, Do: Swallow, Sink: sink}, Owed{Kind: Bind, Do: Swallow, Sink: sink},
+		Owed{Kind: Execute, Do: Swallow, Sink: sink}), dst
+}
+
 // roleSetting is the setting behind SET ROLE.
 const roleSetting = "role"
 

@@ -72,7 +72,8 @@ const (
 type Owed struct {
 	Kind   Kind
 	Do     Do
-	Made   byte       // Forge: the type of the body-less message to make
+	Made   byte       // Forge: the type of the message to make, without a body but for its tag
+	Tags   *Tags      // of CommandCompletes: of the one that Forge makes, or in place of the server's
 	Own    bool       // Swallow: its group ends in its own Sync, an error stays inside
 	Signal Signal     // what its statement does to the processes that it names
 	Sink   Sink       // who gets it; nil: nobody
@@ -86,6 +87,22 @@ type Owed struct {
 	// statements: see Sink.Undone. 0 is nothing.
 	Change uint64
 	Err    *wire.Error // Replace: what the client is told in place of an error with this code
+}
+
+// Tags are those of the CommandCompletes of one Query, or of the only one, where the
+// client is told others than the server's: "" leaves the server's.
+type Tags struct {
+	List []string
+	at   int // guarded by the mutex of the connection
+}
+
+// next returns the tag of the next CommandComplete.
+func (t *Tags) next() string {
+	if t == nil || t.at >= len(t.List) {
+		return ""
+	}
+	t.at++
+	return t.List[t.at-1]
 }
 
 // Verdict is what is to be done with a message from the server.

@@ -183,12 +183,16 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 
 // movedLocked tells those who wait for the queue.
 func (c *Conn) movedLocked() {
+	c.wakeMovedLocked()
+	if !c.owingLocked() {
+		c.wakeQuietLocked()
+	}
+}
+
+func (c *Conn) wakeMovedLocked() {
 	if c.moved != nil {
 		close(c.moved)
 		c.moved = nil
-	}
-	if !c.owingLocked() {
-		c.wakeQuietLocked()
 	}
 }
 
@@ -208,7 +212,12 @@ func (c *Conn) to(sink Sink, s *scan) {
 func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err error) {
 	for o, ok := c.q.forged(); ok; o, ok = c.q.forged() {
 		c.to(o.Sink, s)
-		*c.out.Made() = wire.AppendEmpty(*c.out.Made(), o.Made)
+		p := c.out.Made()
+		if o.Made == wire.CommandComplete {
+			*p = wire.AppendCommandComplete(*p, o.Tags.next())
+		} else {
+			*p = wire.AppendEmpty(*p, o.Made)
+		}
 	}
 	switch h.Type {
 	case wire.NoticeResponse, wire.NotificationResponse, wire.ParameterStatus:
@@ -249,6 +258,9 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		return v.Forward || v.Error != nil, nil
 	case wire.CommandComplete:
 		c.complete(body)
+		if !c.q.empty() && c.q.at(0).Tags != nil {
+			return c.retag(h, body, s)
+		}
 	case wire.ReadyForQuery:
 		return c.ready(h, body, s)
 	case wire.ParseComplete:
@@ -263,6 +275,22 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	c.try.take(h.Type)
 	c.to(v.Sink, s)
 	return true, nil
+}
+
+// retag handles a CommandComplete that may have another tag for the client.
+func (c *Conn) retag(h wire.Header, body []byte, s *scan) (forward bool, err error) {
+	tag := c.q.at(0).Tags.next()
+	v, err := c.q.reply(h.Type, body)
+	if err != nil || !v.Forward || v.Sink == nil {
+		return false, err
+	}
+	c.to(v.Sink, s)
+	if tag == "" {
+		return true, nil
+	}
+	p := c.out.Made()
+	*p = wire.AppendCommandComplete(*p, tag)
+	return false, nil
 }
 
 // lastWords handles a FATAL error, which may come at any time and is the last
@@ -302,6 +330,11 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 		if sink != nil && !c.q.empty() { // else no statement of its has done that
 			c.reported(sink, n, v)
 		}
+	}
+	if h.Type == wire.NotificationResponse && c.pinned == "" {
+		// Somebody has made this connection listen unseen, and may be gone.
+		c.dirty = true
+		return false, nil
 	}
 	if sink == nil {
 		return false, nil

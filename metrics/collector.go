@@ -44,6 +44,10 @@ func ofServer(name, help string, more ...string) *prometheus.Desc {
 	return desc("server_"+name, help, append([]string{"database", "server"}, more...)...)
 }
 
+func ofListener(name, help string) *prometheus.Desc {
+	return desc("listener_"+name, help, "database", "user")
+}
+
 var (
 	build = desc("build_info", "The version that runs; always 1.", "version")
 
@@ -56,6 +60,13 @@ var (
 	statements     = desc("prepared_statements", "Distinct prepared statements that are remembered.")
 	draining       = desc("draining", "1 while the proxy is shutting down.")
 	routed         = desc("routed_total", "Leases of server connections by the role that was chosen, and why.", "database", "role", "reason")
+
+	listenerUp        = ofListener("up", "1 while the connection that listens for clients is there.")
+	listenerChannels  = ofListener("channels", "Channels that it listens to.")
+	listenerClients   = ofListener("clients", "Clients that it listens for.")
+	listenerHeard     = ofListener("notifications_total", "Notifications from the server.")
+	listenerDelivered = ofListener("delivered_total", "Notifications handed to clients.")
+	listenerLost      = ofListener("reconnects_total", "How often the connection had to be made anew.")
 
 	poolWaiting     = ofPool("clients_waiting", "Clients that wait for a server connection.")
 	poolMaxWait     = ofPool("max_wait_seconds", "How long the oldest of them has waited.")
@@ -156,6 +167,14 @@ func (c collector) server(s sender) {
 	}
 	for k, n := range states {
 		s.gauge(clientSessions, float64(n), k[0], k[1])
+	}
+	for _, l := range srv.Listeners() {
+		s.gauge(listenerUp, truth(l.Server != ""), l.Database, l.User)
+		s.gauge(listenerChannels, float64(l.Channels), l.Database, l.User)
+		s.gauge(listenerClients, float64(l.Clients), l.Database, l.User)
+		s.counter(listenerHeard, float64(l.Notifications), l.Database, l.User)
+		s.counter(listenerDelivered, float64(l.Delivered), l.Database, l.User)
+		s.counter(listenerLost, float64(l.Reconnects), l.Database, l.User)
 	}
 }
 

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"pgproxy/backend"
@@ -193,6 +195,7 @@ type ServerInfo struct {
 	State string // active, idle, used, tested, being_canceled
 
 	CloseNeeded bool // to be closed when it comes free
+	Apart       bool // it is of Dial: never lent to clients
 }
 
 // Stats returns a copy for every pool, in order of their keys.
@@ -237,6 +240,7 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	for c, m := range p.all {
 		all = append(all, one{c, m.state, p.replacesLocked(m)})
 	}
+	apart := slices.Collect(maps.Keys(p.apart))
 	delay := p.limits.CheckDelay
 	p.mu.Unlock()
 
@@ -270,6 +274,11 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 			st.Pinned++
 		}
 		infos = append(infos, i)
+	}
+	for _, c := range apart {
+		n := c.Counters()
+		st.Counters.Merge(&n)
+		infos = append(infos, ServerInfo{Info: c.Info(), Pool: p.Key, State: "active", Apart: true})
 	}
 	return st, infos
 }

@@ -80,7 +80,8 @@ type Pool struct {
 	dialer      *backend.Dialer
 	limits      Limits
 	all         map[*backend.Conn]*member
-	idle        []*backend.Conn // the last is the warmest
+	idle        []*backend.Conn        // the last is the warmest
+	apart       map[*backend.Conn]bool // connections of Dial, which are in neither
 	first, last *Waiter
 	waiting     int
 	dialing     int

@@ -212,7 +212,7 @@ func (s *Set) Apply(cfg *config.Config) {
 func (p *Pool) empty() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.all) == 0 && p.dialing == 0
+	return len(p.all) == 0 && len(p.apart) == 0 && p.dialing == 0
 }
 
 // relogin notes a changed database name or forced password for new connections.
@@ -255,6 +255,7 @@ func (p *Pool) close(err error) {
 // renewLocked closes idle connections now and lent ones when they come back.
 func (p *Pool) renewLocked() {
 	p.generation++
+	p.endApartLocked()
 	for _, c := range p.idle {
 		p.closeLocked(c, memberOf(c))
 	}
@@ -356,7 +357,7 @@ func (p *Pool) expire() {
 // who wants one for a while. Where min_pool_size is to be kept the pool stays, for
 // a server that comes back.
 func (p *Pool) unusedLocked() bool {
-	return len(p.all) == 0 && p.dialing == 0 && p.first == nil && (p.limits.Min == 0 || p.opened == 0) &&
+	return len(p.all) == 0 && len(p.apart) == 0 && p.dialing == 0 && p.first == nil && (p.limits.Min == 0 || p.opened == 0) &&
 		p.set.now()-p.used > int64(unusedAfter)
 }
 
@@ -366,10 +367,7 @@ func (p *Pool) unusedLocked() bool {
 func (p *Pool) tidy() (unused bool) {
 	p.mu.Lock()
 	l := p.limits
-	all := make([]*backend.Conn, 0, len(p.all))
-	for c := range p.all {
-		all = append(all, c)
-	}
+	all := slices.AppendSeq(slices.Collect(maps.Keys(p.all)), maps.Keys(p.apart))
 	p.mu.Unlock()
 	for _, c := range all {
 		c.Probe()
@@ -434,6 +432,7 @@ func (p *Pool) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.idle = nil
+	p.endApartLocked()
 	for c, m := range p.all {
 		if m.state == stateClosing {
 			continue

@@ -228,6 +228,9 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 			}
 			s.look(plan, ch.Role, server.Addr, server.Steady)
 			s.note(plan, ch, server.Addr)
+			if e := s.ears.Load(); e != nil && plan.Class != router.ClassRead {
+				e.lend(c)
+			}
 			return c, nil
 		}
 		if err := s.acquireError(err, p, &w); err != nil {

@@ -75,6 +75,7 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool) {
 			a.pin = p.reason
 		}
 	}
+	s.listensThere = s.listensThere || e.Any(router.EffectListen)
 	if !e.Any(stateEffects) {
 		return
 	}
@@ -180,6 +181,8 @@ func (s *Session) settle(a *assembly) error {
 	if st.Errors == s.barrierErrors && s.barrierAlone {
 		if st.Dropped && plan.Effects.Any(router.EffectDiscardAll) {
 			s.settings.Store(s.base)
+			s.unlistenAll()
+			s.listensThere = false
 			clean = true
 		}
 		if st.Status == wire.TxIdle {

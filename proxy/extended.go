@@ -177,6 +177,9 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if err := s.sure(a, m.Name); err != nil {
 		return 0, false, err
 	}
+	if text, ok := s.ownChannels(plan, m.Query); ok {
+		m.Query = []byte(text)
+	}
 	if !s.open && !a.holding {
 		if n, err := s.parseAlone(q, h, m); n > 0 || err != nil {
 			return n, false, err
@@ -244,6 +247,11 @@ func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.Pars
 		// The answer is the proxy's, the protocol around it the server's.
 		p := a.out.Made()
 		*p = wire.AppendParse(*p, "", []byte(s.showSQL(plan.Proxy)), nil)
+		return h.Size(), false, nil
+	}
+	if len(m.Query) > 0 && &m.Query[0] != &q[wire.HeaderLen+1] {
+		p := a.out.Made() // ownChannels has changed it
+		*p = wire.AppendParse(*p, "", m.Query, m.OIDs)
 		return h.Size(), false, nil
 	}
 	a.out.Relay(q[:h.Size()])
@@ -317,8 +325,13 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		run, st = s.bindPrepared(a, plan, q, string(name))
 	}
 	s.unit.bind(run, len(name) == 0)
+	s.bound(portal)
 	if run == nil {
 		a.wrote = true // what SQL's PREPARE has made where it could not be followed
+	} else if run.Listens != nil && s.shares(run) {
+		if err := s.bindListen(portal, run.Listens[0]); err != nil {
+			return 0, false, err
+		}
 	} else if run.Effects != 0 {
 		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q))
 		s.signal |= signalOf(run)
@@ -500,8 +513,5 @@ func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	}
 	s.push(a, backend.Sync)
 	a.out.Relay(q[:h.Size()])
-	if s.barrier != nil {
-		return h.Size(), false, s.settle(a)
-	}
-	return h.Size(), false, nil
+	return h.Size(), false, s.settleAll(a)
 }

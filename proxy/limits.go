@@ -44,6 +44,9 @@ func (s *Session) inspect(cfg *config.Config) {
 		s.end(io.EOF)
 		return
 	}
+	if e := s.ears.Load(); e != nil {
+		e.prod()
+	}
 	t := timeoutsOf(cfg, s.user)
 	c := s.current.Load()
 	if c == nil || !c.HeldBy(s) {

@@ -187,6 +187,9 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	case wire.Describe, wire.Close:
 		return s.target(a, q, h)
 	case wire.Execute:
+		if n, more, done, err := s.listenExecute(a, q, h); done {
+			return n, more, err
+		}
 		if err := s.needBatch(a, q); err != nil {
 			return s.failBatch(err, h)
 		}
@@ -254,6 +257,9 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if plan.Proxy != nil && !s.open {
 		return h.Size(), false, s.command(a, plan)
 	}
+	if plan.Listens != nil && !s.open && s.shares(plan) {
+		return s.listenQuery(a, plan, q, h)
+	}
 	o := backend.Owed{Kind: backend.Query, Sink: s}
 	if plan.Use != router.PreparedNone && !s.open {
 		run, done, err := s.queryPrepared(a, q, h, plan, &o)
@@ -273,6 +279,11 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		}
 	}
 	s.unit.note(plan)
+	if plan.Effects.Has(router.EffectListen|router.EffectMulti) && plan.Use == router.PreparedNone && len(q) >= h.Size() && s.shares(plan) {
+		if n, done, err := s.listenMixed(a, plan, q, h); done {
+			return n, false, err
+		}
+	}
 	s.effects(a, plan, !s.open)
 	o.Signal = signalOf(plan)
 	a.owed = append(a.owed, o)
@@ -285,11 +296,27 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if len(q) < h.Size() {
 		return s.stream(h)
 	}
-	a.out.Relay(q[:h.Size()])
-	if s.barrier != nil {
-		return h.Size(), false, s.settle(a)
+	if text, ok := s.ownChannels(plan, q[wire.HeaderLen:h.Size()-1]); ok {
+		p := a.out.Made()
+		*p = wire.AppendQuery(*p, text)
+	} else {
+		a.out.Relay(q[:h.Size()])
 	}
-	return h.Size(), false, nil
+	return h.Size(), false, s.settleAll(a)
+}
+
+// settleAll acts on what the statement or batch that has been put together does
+// to the state of the session, if that must be known now.
+func (s *Session) settleAll(a *assembly) error {
+	if s.barrier != nil {
+		if err := s.settle(a); err != nil {
+			return err
+		}
+	}
+	if s.listens() {
+		return s.settleListens(a)
+	}
+	return nil
 }
 
 // failQuery answers a message that ends in ReadyForQuery and that no server was

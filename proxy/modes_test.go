@@ -72,7 +72,6 @@ func TestPins(t *testing.T) {
 	for _, v := range []struct{ sql, reason string }{
 		{"CREATE TEMP TABLE pinned (i int)", "temporary object"},
 		{"SELECT 1 AS i INTO TEMP pinned", "temporary object"},
-		{"LISTEN pinned", "LISTEN"},
 		{"SELECT pg_advisory_lock(78)", "session advisory lock"},
 		{"PREPARE pinned AS SELECT 1; DEALLOCATE pinned", "PREPARE"},
 		{"BEGIN; DECLARE pinned CURSOR WITH HOLD FOR SELECT 1; COMMIT", "cursor WITH HOLD"},

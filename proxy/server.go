@@ -114,6 +114,9 @@ type Server struct {
 	closed    bool
 
 	byDatabase, byUser counts // clients that have logged in
+
+	listening sync.Mutex              // taken before any listener's
+	ears      map[listenKey]*listener // guarded by listening
 }
 
 // New makes a Server. Listen starts it, Close ends it.

@@ -83,6 +83,8 @@ type Session struct {
 	tried         uint64         // the batch of the last one that may be run again
 	detour        detour         // where it must go, or must not, when it is run again
 	waiter        pool.Waiter
+	loginEncoding string // client_encoding of a fresh login
+	listensThere  bool   // a lease was made to listen itself, and was pinned
 
 	// Held while writing to the client.
 	wmu  sync.Mutex
@@ -112,6 +114,8 @@ type Session struct {
 	noticed    atomic.Int64 // lastSeen of the wait that the client was told of
 	prepared   atomic.Int64
 	ddl        atomic.Pointer[router.Prover] // to be told when the open transaction has ended; nil: it changes no catalog
+	ears       atomic.Pointer[ears]          // nil before the first LISTEN
+	wrote      atomic.Bool                   // with ears: since they last heard of all that was committed
 }
 
 // unnamedStatement is the client's unnamed prepared statement, kept so that it
@@ -250,6 +254,9 @@ func (s *Session) close(err error) {
 			reset = "DISCARD ALL" // what has pinned the connection is nobody else's, whatever the file says
 		}
 		c.Abandon(s, reset)
+	}
+	if e := s.ears.Load(); e != nil {
+		e.close()
 	}
 	s.dropStatements(math.MaxUint64)
 	s.logEnd(err)

@@ -14,14 +14,28 @@ import (
 
 var _ backend.Sink = (*Session)(nil)
 
-// Lock takes the right to write to the client.
-func (s *Session) Lock() { s.wmu.Lock() }
+// Lock takes the right to write to the client. A client that listens has its own
+// notifications by then.
+func (s *Session) Lock() {
+	s.wmu.Lock()
+	if e := s.ears.Load(); e != nil && s.wrote.Load() {
+		e.ownFirst()
+	}
+}
 
 // Unlock gives the right to write to the client back.
 func (s *Session) Unlock() { s.wmu.Unlock() }
 
 // Reply writes to the client. Lock must be held.
 func (s *Session) Reply(p []byte) error {
+	if e := s.ears.Load(); e != nil {
+		return e.reply(p)
+	}
+	return s.write(p)
+}
+
+// write is Reply without regard to notifications.
+func (s *Session) write(p []byte) error {
 	if s.werr != nil {
 		return s.werr
 	}
@@ -61,6 +75,9 @@ func (s *Session) Answered(at int64, wrote bool) {
 	}
 	if pr := s.ddl.Load(); pr != nil {
 		pr.Changed(at, true)
+	}
+	if s.ears.Load() != nil {
+		s.wrote.Store(true)
 	}
 	raise(s.mine.Load(), at)
 	for _, w := range *s.writes.Load() {

@@ -340,6 +340,9 @@ func (s *Session) welcome(su *wire.Startup) error {
 	out := make([]byte, 0, 512)
 	for _, p := range params {
 		value := p.Value
+		if p.Name == "client_encoding" {
+			s.loginEncoding = value
+		}
 		if v, ok := wanted.Get("application_name"); ok && p.Name == "application_name" {
 			value = v
 		}

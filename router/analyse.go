@@ -71,6 +71,10 @@ func analyse(text []byte) *Plan {
 		if one.Use != PreparedNone {
 			p.Use = PreparedAll
 		}
+		p.Listens = append(p.Listens, one.Listens...)
+	}
+	if len(p.Listens) < len(tree.GetStmts()) {
+		p.Listens = nil
 	}
 	return p
 }
@@ -240,7 +244,11 @@ func (f *findings) function(n *pg.FuncCall) {
 	name := lastName(n.GetFuncname())
 	switch functionKinds[name] {
 	case functionServer:
-		f.refuse("answer differs by server: "+clean(name), 0)
+		effects := Effect(0)
+		if name == listeningFunction {
+			effects = EffectChannels
+		}
+		f.refuse("answer differs by server: "+clean(name), effects)
 	case functionSession:
 		f.refuse("session state: "+clean(name), 0)
 	case functionSequence:

@@ -81,6 +81,8 @@ const (
 	// pg_terminate_backend.
 	EffectCancel
 	EffectTerminate
+	// EffectChannels asks what the session listens to: pg_listening_channels.
+	EffectChannels
 	// EffectMulti marks a string of several statements.
 	EffectMulti
 )
@@ -89,7 +91,7 @@ var effectNames = [...]string{
 	"begin", "begin_read_only", "end", "set", "prepare", "deallocate",
 	"deallocate_all", "discard_all", "listen", "temp", "advisory_lock",
 	"hold_cursor", "copy", "ddl", "write", "other", "cancel",
-	"terminate", "multi",
+	"terminate", "channels", "multi",
 }
 
 // Has reports whether every bit of want is set.
@@ -132,6 +134,9 @@ type Plan struct {
 	Tag string
 	// Vars is set for a single SET or RESET statement of plain settings.
 	Vars []Var
+	// Listens is set for a text of LISTEN and UNLISTEN statements only: those
+	// statements, in order.
+	Listens []Listen
 	// Proxy is set for a single SHOW, SET or RESET of pgproxy.*: the proxy
 	// answers it and no server sees it.
 	Proxy *Command
@@ -250,6 +255,14 @@ type Var struct {
 	Local bool
 	// All is RESET ALL.
 	All bool
+}
+
+// Listen is one LISTEN or UNLISTEN statement.
+type Listen struct {
+	// Channel is the name as the server has it: folded unless quoted, cut to
+	// 63 bytes. "" is UNLISTEN *.
+	Channel string
+	Stop    bool // UNLISTEN
 }
 
 // Command is a statement that the proxy itself answers.

@@ -61,6 +61,10 @@ func planOf(stmt *pg.Node) *Plan {
 		return planCreateAs(n.CreateTableAsStmt)
 	case *pg.Node_DiscardStmt:
 		return planDiscard(n.DiscardStmt)
+	case *pg.Node_ListenStmt:
+		return planListen("LISTEN", Listen{Channel: n.ListenStmt.GetConditionname()})
+	case *pg.Node_UnlistenStmt:
+		return planListen("UNLISTEN", Listen{Channel: n.UnlistenStmt.GetConditionname(), Stop: true})
 	}
 	return planUtility(stmt)
 }
@@ -224,6 +228,12 @@ func planDiscard(n *pg.DiscardStmt) *Plan {
 	return primary("session: DISCARD ALL", "DISCARD ALL", EffectDiscardAll)
 }
 
+func planListen(tag string, l Listen) *Plan {
+	p := primary("session: "+Reason(tag), tag, EffectListen)
+	p.Listens = []Listen{l}
+	return p
+}
+
 // utility is a kind of statement that needs no look inside.
 type utility struct {
 	tag     string
@@ -234,9 +244,7 @@ type utility struct {
 // utilities by the name of the parser's node. A tag that ends in a space goes
 // on with the kind of object.
 var utilities = map[string]utility{
-	"ListenStmt":         {"LISTEN", "session: LISTEN", EffectListen},
-	"UnlistenStmt":       {"UNLISTEN", "session: UNLISTEN", EffectListen},
-	"NotifyStmt":         {"NOTIFY", "write: NOTIFY", 0},
+	"NotifyStmt":         {"NOTIFY", "write: NOTIFY", EffectWrite},
 	"LockStmt":           {"LOCK TABLE", "lock: LOCK TABLE", 0},
 	"LoadStmt":           {"LOAD", "session: LOAD", EffectOther},
 	"DoStmt":             {"DO", "unknown code: DO", EffectWrite | EffectDDL | EffectOther},

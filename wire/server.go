@@ -137,3 +137,57 @@ func AppendDataRow(dst []byte, values ...[]byte) []byte {
 func AppendParameterDescription(dst []byte) []byte {
 	return append(dst, ParameterDescription, 0, 0, 0, 6, 0, 0)
 }
+
+// ReadNotification reads the body of a NotificationResponse message.
+func ReadNotification(body []byte) (pid uint32, channel, payload []byte, err error) {
+	if len(body) < 4 {
+		return 0, nil, nil, ErrMessage
+	}
+	pid = binary.BigEndian.Uint32(body)
+	channel, rest, ok := String(body[4:])
+	if !ok {
+		return 0, nil, nil, ErrMessage
+	}
+	payload, rest, ok = String(rest)
+	if !ok || len(rest) != 0 {
+		return 0, nil, nil, ErrMessage
+	}
+	return pid, channel, payload, nil
+}
+
+// AppendNotification appends a NotificationResponse message.
+func AppendNotification(dst []byte, pid uint32, channel, payload []byte) []byte {
+	dst, at := begin(dst, NotificationResponse)
+	dst = binary.BigEndian.AppendUint32(dst, pid)
+	dst = append(append(dst, channel...), 0)
+	return finish(append(append(dst, payload...), 0), at)
+}
+
+// ReadDataRow reads the body of a DataRow message. A NULL is nil; the values are
+// valid as long as body is.
+func ReadDataRow(body []byte) (values [][]byte, err error) {
+	if len(body) < 2 {
+		return nil, ErrMessage
+	}
+	n, rest := int(binary.BigEndian.Uint16(body)), body[2:]
+	for range n {
+		if len(rest) < 4 {
+			return nil, ErrMessage
+		}
+		size := int32(binary.BigEndian.Uint32(rest))
+		rest = rest[4:]
+		if size < 0 {
+			values = append(values, nil)
+			continue
+		}
+		if int(size) > len(rest) {
+			return nil, ErrMessage
+		}
+		values = append(values, rest[:size:size])
+		rest = rest[size:]
+	}
+	if len(rest) != 0 {
+		return nil, ErrMessage
+	}
+	return values, nil
+}

@@ -1,0 +1,254 @@
+package proxy
+
+import (
+	"slices"
+	"sync"
+
+	"pgproxy/backend"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// maxHeard bounds the notifications in bytes that wait for a client to read.
+const maxHeard = 1 << 20
+
+var errDeaf = wire.Fatalf(wire.CodeOutOfMemory, "terminating connection because its notifications are not being read").
+	WithHint("More than 1 MB of them are waiting: read them, or end transactions sooner.")
+
+// ears are what a client has that listens: its notifications on their way. They
+// are written between two of its transactions, never into another message.
+type ears struct {
+	// Set at construction.
+	s *Session
+
+	// Owned by the session's goroutine; l is read by others.
+	acts    []router.Listen          // LISTEN and UNLISTEN of the open transaction
+	portals map[string]router.Listen // statements that are bound to portals
+
+	// Guarded by mu.
+	mu        sync.Mutex
+	l         *listener
+	queue     []heard // to be written
+	doubtful  []heard // for LISTENs that may still be rolled back
+	size      int     // bytes of both
+	undecided bool    // acts are not known to be committed: nothing is written
+	draining  bool    // drain is running
+	deaf      bool    // the client is to leave
+
+	// Guarded by the session's wmu.
+	rest int // bytes left of the message that is being relayed; -1: not known
+}
+
+// heard is a message for the client; channel is "" where it is no notification.
+type heard struct {
+	channel string
+	msg     []byte
+}
+
+// listener returns where the client listens.
+func (e *ears) listener() *listener {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.l
+}
+
+// hear takes a message for the client. It does not wait. told is false for a
+// channel whose LISTEN is not committed yet.
+func (e *ears) hear(name string, p []byte, told bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case !e.roomLocked(len(p)):
+	case told:
+		e.queue = append(e.queue, heard{name, p})
+		e.prodLocked()
+	default:
+		e.doubtful = append(e.doubtful, heard{name, p})
+	}
+}
+
+// roomLocked counts n bytes more. A client that does not read so many has to
+// leave.
+func (e *ears) roomLocked(n int) bool {
+	if e.size += n; e.size > maxHeard && !e.deaf {
+		e.deaf, e.queue, e.doubtful = true, nil, nil
+		e.s.srv.goes.Add(1)
+		go func() {
+			defer e.s.srv.goes.Done()
+			e.s.end(errDeaf)
+		}()
+	}
+	return !e.deaf
+}
+
+// begin notes that a transaction has LISTENs or UNLISTENs.
+func (e *ears) begin() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.undecided = true
+}
+
+// forget drops what was heard for LISTENs that take effect later.
+func (e *ears) forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.doubtful = e.dropLocked(e.doubtful, func(string) bool { return true })
+}
+
+// decide takes over what the transaction has committed: of the channels that are
+// true in keep all that was heard counts, of those that are false, and of all
+// others if all is set, nothing.
+func (e *ears) decide(all bool, keep map[string]bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	off := func(name string) bool {
+		wanted, named := keep[name]
+		return name != "" && !wanted && (named || all)
+	}
+	e.queue = e.dropLocked(e.queue, off)
+	for _, h := range e.doubtful {
+		if keep[h.channel] {
+			e.queue = append(e.queue, h)
+			e.size += len(h.msg)
+		}
+	}
+	e.doubtful = e.dropLocked(e.doubtful, func(string) bool { return true })
+	e.undecided = false
+	e.prodLocked()
+}
+
+// dropLocked takes messages out of a list.
+func (e *ears) dropLocked(list []heard, which func(name string) bool) []heard {
+	return slices.DeleteFunc(list, func(h heard) bool {
+		if !which(h.channel) {
+			return false
+		}
+		e.size -= len(h.msg)
+		return true
+	})
+}
+
+// prod makes sure that what waits will be written.
+func (e *ears) prod() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.prodLocked()
+}
+
+func (e *ears) prodLocked() {
+	if len(e.queue) > 0 && !e.draining && !e.undecided {
+		e.draining = true
+		e.s.srv.goes.Add(1)
+		go e.drain()
+	}
+}
+
+// drain writes notifications to a client that is at rest, for as long as there
+// are any. What comes while it is not at rest is written when it is again, by
+// reply. Server.Close waits for its goroutine.
+func (e *ears) drain() {
+	defer e.s.srv.goes.Done()
+	s := e.s
+	for {
+		s.wmu.Lock()
+		if e.atRest() {
+			if p := e.take(); len(p) > 0 {
+				_ = s.write(p) // the session sees the error itself
+				s.wmu.Unlock()
+				continue
+			}
+		}
+		e.mu.Lock()
+		e.draining = false
+		e.mu.Unlock()
+		s.wmu.Unlock()
+		return
+	}
+}
+
+// atRest reports whether the client is between two messages and outside of a
+// transaction. Session.wmu is held.
+func (e *ears) atRest() bool {
+	c := e.s.current.Load()
+	if e.rest < 0 && (c == nil || !c.HeldBy(e.s) || c.Settled(e.s)) {
+		e.rest = 0
+	}
+	return e.rest == 0 && (c == nil || c.AtRest(e.s))
+}
+
+// take returns what waits and forgets it.
+func (e *ears) take() []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.undecided {
+		return nil
+	}
+	var p []byte
+	for _, h := range e.queue {
+		p = append(p, h.msg...)
+	}
+	e.queue = nil
+	e.size -= len(p)
+	return p
+}
+
+// reply is Session.Reply for a client that listens: what it is to hear goes in
+// front of each ReadyForQuery outside of a transaction, as PostgreSQL does it.
+func (e *ears) reply(p []byte) error {
+	if e.rest < 0 {
+		return e.s.write(p)
+	}
+	at := min(e.rest, len(p))
+	e.rest -= at
+	for at < len(p) {
+		h, err := wire.ReadHeader(p[at:], 1<<31-1)
+		if err != nil { // which the server connection does not let through
+			e.rest = -1
+			break
+		}
+		if h.Type == wire.ReadyForQuery && len(p)-at >= h.Size() && wire.TxStatus(p[at+wire.HeaderLen]) == wire.TxIdle {
+			if q := e.take(); len(q) > 0 {
+				if err := e.s.write(append(p[:at:at], q...)); err != nil {
+					return err
+				}
+				p, at = p[at:], 0
+			}
+		}
+		n := min(h.Size(), len(p)-at)
+		at += n
+		e.rest = h.Size() - n
+	}
+	return e.s.write(p)
+}
+
+// owns reports whether a notification over n, from the server process pid, is
+// certain to be this client's own: it has that server connection, and since the
+// moment up to which all notifications are here nobody else has had it.
+func (e *ears) owns(n *line, pid uint32, fenced int64) bool {
+	c := e.s.current.Load()
+	return c != nil && c.PID == pid && c.Addr == n.conn.Addr && c.OnlySince(e.s, fenced)
+}
+
+// lend makes sure, when a connection has been lent that may write, that owns will
+// know this client's notifications from those of who had it before.
+func (e *ears) lend(c *backend.Conn) {
+	l := e.listener()
+	l.mu.Lock()
+	fenced := l.fenced
+	l.mu.Unlock()
+	if !c.OnlySince(e.s, fenced) {
+		l.fence()
+	}
+}
+
+// ownFirst waits, before the client is told that its transaction has committed,
+// for the notifications of it. Session.wmu is held.
+func (e *ears) ownFirst() {
+	if c := e.s.current.Load(); c != nil && c.TxStatus() == wire.TxIdle {
+		e.s.wrote.Store(false)
+		e.listener().fence()
+	}
+}
+
+// close ends the client's listening.
+func (e *ears) close() { e.listener().settle(e, true, nil) }
