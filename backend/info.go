@@ -99,12 +99,12 @@ func (c *Conn) OnlySince(s Sink, since int64) bool {
 }
 
 // AtRest reports whether s, if it has the connection, stands in no transaction
-// there and the server has said all that it will say. Some of that may still have
-// to be written to s.
+// there, and the server has said all that it will say. The caller has the right to
+// write to s: then that has been written.
 func (c *Conn) AtRest(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.holder != s || !c.batch && c.relayTo == nil && c.q.settled() && c.status == wire.TxIdle
+	return c.holder != s || !c.batch && !c.owingLocked() && c.q.settled() && c.status == wire.TxIdle
 }
 
 // TxStatus returns the state of the transaction that the server has told last.

@@ -168,8 +168,8 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 		if alive {
 			_ = s.sink.Reply(c.out.Bytes()) // a client that is gone is its own goroutine's business
 		}
-		s.sink.Unlock()
 		c.out.Reset()
+		defer s.sink.Unlock() // c.relaying tells whoever has the right whether something is still to be written
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -170,10 +170,11 @@ func (e *ears) drain() {
 // transaction. Session.wmu is held.
 func (e *ears) atRest() bool {
 	c := e.s.current.Load()
-	if e.rest < 0 && (c == nil || !c.HeldBy(e.s) || c.Settled(e.s)) {
-		e.rest = 0
+	if c != nil && !c.AtRest(e.s) {
+		return false
 	}
-	return e.rest == 0 && (c == nil || c.AtRest(e.s))
+	e.rest = 0
+	return true
 }
 
 // take returns what waits and forgets it.

@@ -519,14 +519,15 @@ func (l *listener) tidy(name string, ch *channel) (gone bool) {
 // fence returns when all notifications have come that were committed before, or
 // there is no connection that they could come over, or after fenceWait.
 func (l *listener) fence() {
-	r := &request{done: make(chan error, 1), once: true}
+	over := make(chan struct{})
+	r := &request{done: make(chan error, 1), once: true, then: func(bool) { close(over) }}
 	if !l.submit(r) {
 		return
 	}
 	t := time.NewTimer(fenceWait)
 	defer t.Stop()
 	select {
-	case <-r.done:
+	case <-over:
 	case <-t.C:
 	}
 }
