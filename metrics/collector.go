@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pgproxy/monitor"
 	"pgproxy/pool"
 )
 
@@ -97,6 +98,17 @@ var (
 	serverWeight   = ofServer("weight", "Configured share of the reads.")
 	serverChecks   = ofServer("checks_total", "Health checks.")
 	serverFailures = ofServer("check_failures_total", "Health checks that failed.")
+	serverTimeline = ofServer("timeline", "Timeline of the server's WAL; 0 is not known.")
+	serverFenced   = ofServer("fenced", "1 if the server must not be used: another one is the primary, or it belongs to another cluster.")
+	serverBanned   = ofServer("banned", "1 if a replica that came and went gets no reads for a while.")
+	serverLate     = ofServer("late", "1 if a replica lags more than is allowed.")
+	serverDelay    = ofServer("replay_delay_seconds", "Age of the last transaction that a replica has replayed; 0 if it has replayed all that it has received.")
+
+	writesHalted  = desc("database_writes_halted", "1 for the reason why no server takes writes, whatever its role.", "database", "reason")
+	dbTimeline    = desc("database_timeline", "Newest timeline on which a primary was seen.", "database")
+	dbPromotions  = desc("database_promotions_total", "New timelines that were seen begin.", "database")
+	patroniUp     = desc("patroni_up", "1 if Patroni answered the last question.", "database")
+	patroniPaused = desc("patroni_paused", "1 while Patroni is in maintenance mode.", "database")
 )
 
 func (c collector) pools(s sender) {
@@ -144,6 +156,22 @@ func (c collector) health(s sender) {
 		s.gauge(serverWeight, float64(st.Weight), st.Database, st.Addr)
 		s.counter(serverChecks, float64(st.Checks), st.Database, st.Addr)
 		s.counter(serverFailures, float64(st.Failures), st.Database, st.Addr)
+		s.gauge(serverTimeline, float64(st.Timeline), st.Database, st.Addr)
+		s.gauge(serverFenced, truth(st.Fenced), st.Database, st.Addr)
+		s.gauge(serverBanned, truth(!st.Banned.IsZero()), st.Database, st.Addr)
+		s.gauge(serverLate, truth(st.Slow), st.Database, st.Addr)
+		s.gauge(serverDelay, st.Delay.Seconds(), st.Database, st.Addr)
+	}
+	for _, db := range c.m.opt.Monitor.States() {
+		for _, reason := range monitor.HaltedReasons {
+			s.gauge(writesHalted, truth(db.Halted == reason), db.Database, string(reason))
+		}
+		s.gauge(dbTimeline, float64(db.Timeline), db.Database)
+		s.counter(dbPromotions, float64(db.Promotions), db.Database)
+		if db.Patroni != "" {
+			s.gauge(patroniUp, truth(db.Patroni == "ok"), db.Database)
+			s.gauge(patroniPaused, truth(db.Paused), db.Database)
+		}
 	}
 }
 

@@ -15,7 +15,10 @@ import (
 )
 
 // Health tells how servers are. Package monitor has the real one.
-type Health interface{ Status() []monitor.Status }
+type Health interface {
+	Status() []monitor.Status
+	States() []monitor.State
+}
 
 // Options for Metrics. Pools must be given.
 type Options struct {
@@ -53,6 +56,8 @@ func New(opt Options) *Metrics {
 	}))
 	mux.HandleFunc("GET /healthz", m.healthz)
 	mux.HandleFunc("GET /readyz", m.readyz)
+	mux.HandleFunc("GET /primary", m.targetz("primary"))
+	mux.HandleFunc("GET /replica", m.targetz("replica"))
 	m.handler = mux
 	return m
 }
@@ -60,6 +65,6 @@ func New(opt Options) *Metrics {
 // Observe supplies the server. Before that it is not ready.
 func (m *Metrics) Observe(s *proxy.Server) { m.server.Store(s) }
 
-// Handler serves /metrics, /healthz and /readyz, to anybody and for reading
+// Handler serves /metrics, /healthz, /readyz, /primary and /replica, to anybody and for reading
 // only.
 func (m *Metrics) Handler() http.Handler { return m.handler }

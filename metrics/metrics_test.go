@@ -48,8 +48,15 @@ func (t *topologies) Wait(ctx context.Context, _ string, _ uint64) error {
 
 // health is what a monitor would say; a test may change it.
 type health struct {
-	mu   sync.Mutex
-	list []monitor.Status
+	mu     sync.Mutex
+	list   []monitor.Status
+	states []monitor.State
+}
+
+func (h *health) States() []monitor.State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.states
 }
 
 func (h *health) Status() []monitor.Status {
@@ -293,10 +300,11 @@ func TestReady(t *testing.T) {
 	replica := app.Servers[0]
 	replica.Role = config.RoleReplica
 	app.Servers = []config.Server{replica}
-	if why := databaseUnready(&app, nil); why != "no server is up" {
+	if why := (view{}).lacks(&app, ""); why != "no server is up" {
 		t.Errorf("replicas only, none up: %q", why)
 	}
-	if why := databaseUnready(&app, []monitor.Status{status(router.RoleReplica, true)}); why != "" {
+	one := view{up: map[string][]monitor.Status{"app": {status(router.RoleReplica, true)}}}
+	if why := one.lacks(&app, ""); why != "" {
 		t.Errorf("replicas only: %q", why)
 	}
 	r.Health.set(status(router.RolePrimary, true))
@@ -310,6 +318,53 @@ func TestReady(t *testing.T) {
 	}
 	if code, _ := r.get(t, "/nothing"); code != 404 {
 		t.Errorf("another path: %d", code)
+	}
+}
+
+func TestReadyForAPurpose(t *testing.T) {
+	r := newRig(t)
+	primary := monitor.Status{Database: "app", Addr: "a", Role: router.RolePrimary, Up: true, Weight: 1}
+	replica := monitor.Status{Database: "app", Addr: "b", Role: router.RoleReplica, Up: true, Weight: 1}
+	with := func(s monitor.Status, change func(*monitor.Status)) monitor.Status { change(&s); return s }
+	late := with(replica, func(s *monitor.Status) { s.Slow = true })
+	banned := with(replica, func(s *monitor.Status) { s.Banned = time.Now() })
+	fenced := with(primary, func(s *monitor.Status) { s.Fenced = true })
+	for _, c := range []struct {
+		path    string
+		servers []monitor.Status
+		halted  router.Reason
+		code    int
+	}{
+		{"/readyz?database=app", []monitor.Status{primary}, "", 200},
+		{"/readyz?database=app", []monitor.Status{fenced}, "", 503},
+		{"/readyz?database=app", []monitor.Status{primary}, router.HaltedContest, 503},
+		{"/readyz?database=app", []monitor.Status{primary}, router.HaltedSwitchover, 200},
+		{"/readyz?database=app&target=replica", []monitor.Status{primary}, "", 503},
+		{"/readyz?database=app&target=replica", []monitor.Status{replica}, router.HaltedContest, 200},
+		{"/readyz?database=app&target=primary", []monitor.Status{replica}, "", 503},
+		{"/readyz?database=app&target=analytics", []monitor.Status{replica}, "", 404},
+		{"/readyz?database=nothing", []monitor.Status{primary}, "", 404},
+		{"/readyz?target=primary", []monitor.Status{primary}, "", 400},
+		{"/primary", []monitor.Status{primary}, "", 200},
+		{"/primary?database=app", []monitor.Status{replica}, "", 503},
+		{"/primary", []monitor.Status{primary}, router.HaltedClusters, 503},
+		{"/replica", []monitor.Status{primary, replica}, "", 200},
+		{"/replica", []monitor.Status{primary, late}, "", 503},
+		{"/replica?database=app", []monitor.Status{primary, banned}, "", 503},
+	} {
+		r.Health.mu.Lock()
+		r.Health.list, r.Health.states = c.servers, []monitor.State{{Database: "app", Halted: c.halted}}
+		r.Health.mu.Unlock()
+		if code, body := r.get(t, c.path); code != c.code {
+			t.Errorf("%s with %d servers, halted %q: %d %s, want %d", c.path, len(c.servers), c.halted, code, body, c.code)
+		}
+	}
+	_, scrape := r.get(t, "/metrics")
+	if got := value(t, scrape, `pgproxy_server_banned{database="app",server="b"}`); got != 1 {
+		t.Errorf("banned is %v", got)
+	}
+	if got := value(t, scrape, `pgproxy_database_writes_halted{database="app",reason="`+string(router.HaltedContest)+`"}`); got != 0 {
+		t.Errorf("halted is %v", got)
 	}
 }
 

@@ -374,6 +374,12 @@ func syncState(list, name string) string {
 	return ""
 }
 
+// HaltedReasons are all that State.Halted can be.
+var HaltedReasons = []router.Reason{router.HaltedSwitchover, router.HaltedContest, router.HaltedClusters}
+
+// Stuck reports whether writes stop until somebody acts.
+func (s *State) Stuck() bool { return s.Halted != "" && s.Halted != router.HaltedSwitchover }
+
 // State is what is known of a database as a whole.
 type State struct {
 	Database   string
