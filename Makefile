@@ -8,6 +8,7 @@ BENCH_FLAGS ?=
 COMPAT_FLAGS ?=
 
 GOLANGCI_VERSION := v2.15.0
+EXPORTER_VERSION := v0.12.1
 GOVULNCHECK_VERSION := v1.9.0
 TOOLS := $(CURDIR)/.tools
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
@@ -69,6 +70,12 @@ drivers: deps ## the programs that use client drivers through pgproxy
 .PHONY: compat
 compat: deps ## the test suites of pgx and lib/pq, directly and through pgproxy (COMPAT_FLAGS)
 	$(GO) run ./compat/run $(COMPAT_FLAGS)
+
+.PHONY: exporter
+exporter: deps ## scrape the console with pgbouncer_exporter
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/prometheus-community/pgbouncer_exporter@$(EXPORTER_VERSION)
+	PGBOUNCER_EXPORTER=$(TOOLS)/pgbouncer_exporter $(GO) test -count=1 -v -run TestExporter ./cmd/pgproxy
 
 .PHONY: bench
 bench: ## side by side with every other pooler that is installed (BENCH_FLAGS)
