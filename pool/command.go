@@ -86,6 +86,7 @@ func (s *Set) Resume(database string) bool {
 			for w := p.first; w != nil; w = w.next {
 				w.since = now
 			}
+			p.serveLocked()
 			p.growLocked()
 		}
 		p.mu.Unlock()

@@ -303,6 +303,16 @@ func (p *Pool) placeLocked(c *backend.Conn) {
 	p.idle = append(p.idle, c)
 }
 
+// serveLocked gives idle connections to those who wait, which is what Suspend
+// leaves behind.
+func (p *Pool) serveLocked() {
+	for n := len(p.idle); n > 0 && p.first != nil && !p.paused; n-- {
+		c := p.idle[n-1]
+		p.idle = slices.Delete(p.idle, n-1, n)
+		p.placeLocked(c)
+	}
+}
+
 // leaveLocked takes w out of the queue.
 func (p *Pool) leaveLocked(w *Waiter) {
 	if w.prev == nil {

@@ -131,6 +131,37 @@ func TestReserve(t *testing.T) {
 	})
 }
 
+// TestSuspend: a suspended pool keeps its connections, and serves those who have
+// come meanwhile with them.
+func TestSuspend(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p := w.pool("a", "u")
+		x, y := acquire(p), acquire(p)
+		if !x.got(t) || !y.got(t) {
+			t.Fatal("no connection")
+		}
+		y.release(t)
+		done := make(chan error, 1)
+		go func() { done <- w.set.Suspend(context.Background()) }()
+		synctest.Wait()
+		z := acquire(p)
+		if z.got(t) || !w.set.Suspended() {
+			t.Fatal("a suspended pool lends")
+		}
+		x.release(t)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if w.set.Resume("") != true || w.set.Suspended() || !z.got(t) {
+			t.Fatal("who has waited is not served")
+		}
+		z.release(t)
+		if w.total() != 2 {
+			t.Errorf("%d connections were opened, want 2", w.total())
+		}
+	})
+}
+
 // TestCancelVersusDeliver: whatever races, no connection is lost (B-32).
 func TestCancelVersusDeliver(t *testing.T) {
 	inBubble(t, func(w *world) {
