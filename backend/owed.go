@@ -248,7 +248,7 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("%w: %q with nothing owed", errOutOfSync, t)
 	}
 	h := q.at(0)
-	v := Verdict{Forward: h.Do == Forward, Sink: h.Sink}
+	v := Verdict{Forward: h.Do == Forward || h.Do == Replace && t == wire.ReadyForQuery, Sink: h.Sink}
 	pop := false
 	ok := false
 	switch t {

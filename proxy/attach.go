@@ -106,6 +106,9 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 			s.count(topo.System)
 		}
 		req := s.request(plan)
+		if err := s.checkTarget(req.Target); err != nil {
+			return router.Choice{}, nil, err
+		}
 		ch := s.detour.choose(topo, s.policy(), req)
 		if ch.Behind {
 			s.srv.topo.Want(s.db.Name, max(req.Seen.Floor, req.Seen.Last))
@@ -133,9 +136,7 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 // request is what the router is asked for a plan.
 func (s *Session) request(plan *router.Plan) router.Request {
 	req := router.Request{Plan: plan, Seen: s.seen(s.level())}
-	if plan.Target != "" {
-		req.Target, req.By = plan.Target, router.ByComment
-	}
+	req.Target, req.By = s.wish(plan)
 	return req
 }
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"strings"
 
 	"pgproxy/backend"
@@ -183,6 +182,7 @@ func (s *Session) settle(a *assembly) error {
 			s.settings.Store(s.base)
 			s.unlistenAll()
 			s.listensThere = false
+			s.resetOwn()
 			clean = true
 		}
 		if st.Status == wire.TxIdle {
@@ -212,6 +212,7 @@ func (s *Session) follow(c *backend.Conn, v router.Var) {
 	want, have := s.settings.Load(), c.Applied()
 	switch {
 	case v.All:
+		s.resetOwn()
 		// RESET ALL spares the role.
 		role, had := have.Get("role")
 		wanted, wants := want.Get("role")
@@ -237,55 +238,4 @@ func (s *Session) follow(c *backend.Conn, v router.Var) {
 	}
 	s.settings.Store(want)
 	c.SetApplied(have)
-}
-
-// command answers SHOW, SET and RESET of the proxy's own parameters.
-func (s *Session) command(a *assembly, plan *router.Plan) error {
-	if err := s.flush(a); err != nil {
-		return err
-	}
-	status := wire.TxIdle
-	if err := s.quiet(); err != nil {
-		return err
-	}
-	if s.hold() {
-		status = s.lease.State().Status
-		if err := s.lease.Send(&backend.Parcel{}); err != nil {
-			return err
-		}
-	}
-	var p []byte
-	if text, ok := s.show(plan.Proxy); ok && plan.Proxy.Show {
-		p = wire.AppendRowDescription(p, []wire.Column{{Name: "pgproxy." + plan.Proxy.Name, OID: wire.OIDText}})
-		p = wire.AppendDataRow(p, []byte(text))
-		p = wire.AppendCommandComplete(p, "SHOW")
-	} else {
-		e := wire.Errorf(wire.CodeUndefinedObject, "unrecognized configuration parameter \"pgproxy.%s\"", plan.Proxy.Name)
-		if ok {
-			e = wire.Errorf("55P02", "parameter \"pgproxy.%s\" cannot be changed", plan.Proxy.Name)
-		}
-		p = e.WithHint("SHOW pgproxy.route tells where the last statement went.").Append(p)
-	}
-	return s.writeLocal(wire.AppendReadyForQuery(p, status))
-}
-
-// show returns the value of one of the proxy's own parameters.
-func (s *Session) show(c *router.Command) (string, bool) {
-	if c.Name != "route" {
-		return "", false
-	}
-	r := s.route
-	if r.Plan == nil {
-		return "no statement has been routed yet", true
-	}
-	return fmt.Sprintf("%s %s: %s (%s)", r.Role, r.Server, r.Reason, r.Plan.Reason), true
-}
-
-// showSQL returns a statement that makes a server say what show returns.
-func (s *Session) showSQL(c *router.Command) string {
-	text, ok := s.show(c)
-	if !ok {
-		return "SHOW pgproxy." + c.Name
-	}
-	return "SELECT '" + strings.ReplaceAll(text, "'", "''") + "'::text AS \"pgproxy." + c.Name + "\""
 }

@@ -31,6 +31,7 @@ var (
 // front of q belongs to.
 func (s *Session) needBatch(a *assembly, q []byte) error {
 	if s.open {
+		a.explains = false
 		if !a.holding {
 			a.holding = s.hold()
 		}
@@ -43,12 +44,29 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	if s.splits() {
 		plan = s.lookahead(a, q)
 	}
+	a.explains = (s.explains(plan) || a.explains) && s.executes(q)
 	if err := s.need(a, plan); err != nil {
 		return err
 	}
 	s.lease.Batch()
 	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
 	return nil
+}
+
+// executes reports whether the batch that starts at q may run a statement, and not
+// only prepare or describe some.
+func (s *Session) executes(q []byte) bool {
+	for len(q) >= wire.HeaderLen {
+		h, err := wire.ReadHeader(q, s.maxPacket())
+		switch {
+		case err != nil || len(q) < h.Size() || h.Type == wire.Bind:
+			return true
+		case h.Type == wire.Sync:
+			return false
+		}
+		q = q[h.Size():]
+	}
+	return true
 }
 
 // lostBatch is the end of a session whose server has died in a batch.
@@ -98,19 +116,34 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 			return partPlan
 		}
 		if plan != nil {
+			target, _ := s.wish(plan)
 			switch {
-			case plan.Class == router.ClassPrimary, plan.Target == "primary", plan.Refused() != "":
+			case plan.Refused() == "" && s.hinted(plan):
+				if batch == bonePlan {
+					batch = plan
+				}
+			case plan.Class == router.ClassPrimary, target == router.TargetPrimary, plan.Refused() != "":
 				if plan.Effects.Any(router.EffectEnd) && batch.Effects.Any(router.EffectBegin) && endsWith(q, s.maxPacket()) {
 					return batch // BEGIN READ ONLY ... COMMIT, and nothing behind it
 				}
 				return plan
-			case batch == bonePlan || plan.Effects != 0:
+			case batch == bonePlan || plan.Effects != 0 || target != "" && batch.Effects == 0:
 				batch = plan
 			}
 		}
 		q = q[h.Size():]
 	}
 	return partPlan
+}
+
+// hinted reports whether a statement that is not proved a read may leave the
+// primary all the same, because the client or a rule asks for that.
+func (s *Session) hinted(plan *router.Plan) bool {
+	if plan.Class != router.ClassPrimary || !plan.Hintable() {
+		return false
+	}
+	target, _ := s.wish(plan)
+	return target != "" && target != router.TargetPrimary
 }
 
 // endsWith reports whether of the batch that goes on with q only one statement is
@@ -174,6 +207,15 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 			return 0, false, err
 		}
 	}
+	if plan.Bad != nil {
+		return s.refuseBatch(a, q, wire.Errorf(plan.Bad.Code, "%s", plan.Bad.Message), h)
+	}
+	if plan.Proxy != nil {
+		if err := s.check(plan.Proxy); err != nil {
+			return s.refuseBatch(a, q, err, h)
+		}
+		m.Query = standIn(plan)
+	}
 	if err := s.sure(a, m.Name); err != nil {
 		return 0, false, err
 	}
@@ -185,6 +227,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 			return n, false, err
 		}
 	}
+	a.explains = plan.Explain
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
 	}
@@ -243,10 +286,9 @@ func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.Pars
 	s.lease.SetUnnamed(u.id)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Sink: s, Change: u.id})
 	s.forged = false
-	if plan.Proxy != nil && plan.Proxy.Show {
-		// The answer is the proxy's, the protocol around it the server's.
+	if plan.Proxy != nil {
 		p := a.out.Made()
-		*p = wire.AppendParse(*p, "", []byte(s.showSQL(plan.Proxy)), nil)
+		*p = wire.AppendParse(*p, "", m.Query, m.OIDs)
 		return h.Size(), false, nil
 	}
 	if len(m.Query) > 0 && &m.Query[0] != &q[wire.HeaderLen+1] {
@@ -315,12 +357,23 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 			return 0, false, err
 		}
 	}
+	a.explains = run != nil && run.Explain
 	if err := s.needBatch(a, q); err != nil {
 		return s.failBatch(err, h)
 	}
 	a.binds++
 	s.binds++
 	st := s.stmts[string(name)]
+	if plan != nil && plan.Proxy != nil {
+		stand := ""
+		if st != nil && len(name) > 0 {
+			stand = st.Name
+			s.prepare(a, st, 0, false)
+		} else {
+			s.reparse(a, name)
+		}
+		return s.bindOwn(a, q, h, plan, portal, n, stand)
+	}
 	if plan != nil && plan.Use != router.PreparedNone {
 		run, st = s.bindPrepared(a, plan, q, string(name))
 	}

@@ -47,10 +47,11 @@ type harness struct {
 // primary and the others replicas.
 type harnessOptions struct {
 	Servers  []string
-	DBName   string // on the servers; "" is postgres
-	Proxy    string // further lines of [proxy]
-	Database string // further lines of [databases.app]
-	More     string // further tables behind it
+	DBName   string         // on the servers; "" is postgres
+	Proxy    string         // further lines of [proxy]
+	Database string         // further lines of [databases.app]
+	More     string         // further tables behind it
+	Groups   map[int]string // groups of servers, by their place
 	Console  proxy.Console
 	Untidy   string // why what is outside of the proxy may not be back where it was
 }
@@ -157,7 +158,11 @@ func parseConfig(t testing.TB, opt harnessOptions) *config.Config {
 		if i == 0 {
 			role = "primary"
 		}
-		fmt.Fprintf(&b, "  { host = %q, port = %s, role = %q },\n", host, port, role)
+		groups := ""
+		if g := opt.Groups[i]; g != "" {
+			groups = fmt.Sprintf(", groups = [%q]", g)
+		}
+		fmt.Fprintf(&b, "  { host = %q, port = %s, role = %q%s },\n", host, port, role, groups)
 	}
 	b.WriteString("]\n" + opt.More)
 	cfg, err := config.Parse(filepath.Join(dir, "pgproxy.toml"), []byte(b.String()))

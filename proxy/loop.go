@@ -21,6 +21,7 @@ type assembly struct {
 	wrote    bool
 	dirty    bool
 	pin      string
+	explains bool // the statement at hand asks to be explained
 	parses   int
 	binds    int
 	trial    backend.Trial
@@ -40,7 +41,7 @@ func (a *assembly) reset() {
 	a.out.Reset()
 	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, "", 0, 0
 	a.trial = backend.Trial{}
-	a.memoText, a.memo, a.now = nil, nil, 0
+	a.memoText, a.memo, a.now, a.explains = nil, nil, 0, false
 }
 
 // plan returns what is known of a text in this session.
@@ -254,12 +255,18 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	} else if h.Body <= s.parseMax() {
 		return 0, true, nil
 	}
-	if plan.Proxy != nil && !s.open {
-		return h.Size(), false, s.command(a, plan)
+	switch {
+	case plan.Bad != nil:
+		return s.refuseQuery(a, wire.Errorf(plan.Bad.Code, "%s", plan.Bad.Message), h)
+	case plan.Proxy != nil && s.open:
+		return s.refuseQuery(a, errMixed, h)
+	case plan.Proxy != nil:
+		return s.command(a, plan, h)
 	}
 	if plan.Listens != nil && !s.open && s.shares(plan) {
 		return s.listenQuery(a, plan, q, h)
 	}
+	a.explains = s.explains(plan) && !s.open
 	o := backend.Owed{Kind: backend.Query, Sink: s}
 	if plan.Use != router.PreparedNone && !s.open {
 		run, done, err := s.queryPrepared(a, q, h, plan, &o)
@@ -346,8 +353,23 @@ func (s *Session) failBatch(err error, h wire.Header) (int, bool, error) {
 	return s.discard(h)
 }
 
-// need makes s.lease a connection that is kept and can run the plan.
+// need makes s.lease a connection that is kept and can run the plan, and tells the
+// client why it is this one if a.explains asks for that. No batch is open then.
 func (s *Session) need(a *assembly, plan *router.Plan) error {
+	if !a.explains {
+		return s.lend(a, plan)
+	}
+	if err := s.calm(a); err != nil {
+		return err
+	}
+	if err := s.lend(a, plan); err != nil {
+		return err
+	}
+	return s.explain()
+}
+
+// lend is need without an explanation.
+func (s *Session) lend(a *assembly, plan *router.Plan) error {
 	if s.lease != nil {
 		if !a.holding {
 			a.holding = s.hold()
@@ -442,8 +464,11 @@ const reasonHeld router.Reason = "same server: transaction, pin or pipeline"
 
 // fits reports whether the lease is on a server that can run the plan.
 func (s *Session) fits(plan *router.Plan) bool {
-	return s.leaseRole == router.RolePrimary || s.readTx || s.open ||
-		plan.Class != router.ClassPrimary && plan.Target != "primary" && plan.Refused() == ""
+	if s.leaseRole == router.RolePrimary || s.readTx || s.open {
+		return true
+	}
+	target, _ := s.wish(plan)
+	return (plan.Class != router.ClassPrimary || s.hinted(plan)) && plan.Refused() == "" && s.serves(target)
 }
 
 // followTransaction notes whether a replica is lent for a whole transaction.

@@ -64,8 +64,10 @@ type Session struct {
 	barrierChange uint64       // changes of names up to this number come before it
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
-	sight         sight        // what its reads have shown
-	system        string       // of the topology that writes were counted for, see count
+	params        own          // pgproxy.*
+	rules         clientRules
+	sight         sight  // what its reads have shown
+	system        string // of the topology that writes were counted for, see count
 	cfg           *config.Config
 	db            *config.Database // entry of cfg
 	mode          config.PoolMode
@@ -144,6 +146,14 @@ type Route struct {
 	Role   router.Role
 	Reason router.Reason
 	Plan   *router.Plan
+}
+
+// String is what SHOW pgproxy.route says.
+func (r Route) String() string {
+	if r.Plan == nil {
+		return "no statement has been routed yet"
+	}
+	return fmt.Sprintf("%s %s: %s (%s)", r.Role, r.Server, r.Reason, r.Plan.Reason)
 }
 
 func newSession(srv *Server, nc net.Conn) *Session {

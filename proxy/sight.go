@@ -20,7 +20,7 @@ type sight struct {
 	floor   int64           // what could be seen at this moment has been seen on another server than the last one
 	on      string          // address of the replica of the last lease; "" if that was on the primary
 	since   int64           // when it began to read there
-	blind   bool            // the lease on the primary has shown nothing that could be older elsewhere
+	blind   bool            // the last leases have shown nothing that could be older elsewhere
 	token   router.Position // given with SET pgproxy.lsn
 	tokenAt int64           // when that was; 0 is never
 }
@@ -33,9 +33,10 @@ func (s *Session) seen(level config.Consistency) router.Seen {
 		seen.Catalog = s.prover.Since()
 		seen.Floor = max(v.floor, s.mine.Load().Load())
 		switch last := s.answered.Load(); {
+		case v.blind:
 		case v.on != "":
 			seen.Last, seen.On, seen.Since = last, v.on, v.since
-		case !v.blind:
+		default:
 			seen.Floor = max(seen.Floor, last)
 		}
 	}
@@ -54,9 +55,10 @@ func (s *Session) seen(level config.Consistency) router.Seen {
 func (s *Session) look(plan *router.Plan, role router.Role, addr string, steady int64) {
 	v := &s.sight
 	if role == router.RoleReplica && v.on == addr && steady <= v.since {
+		v.blind = v.blind && blind(plan)
 		return
 	}
-	if v.on != "" || !v.blind {
+	if !v.blind {
 		v.floor = max(v.floor, s.answered.Load())
 	}
 	v.on, v.blind = "", blind(plan)
@@ -76,6 +78,9 @@ func blind(plan *router.Plan) bool {
 
 // level is the consistency of the session's reads.
 func (s *Session) level() config.Consistency {
+	if s.params.level != config.ConsistencyInherit {
+		return s.params.level
+	}
 	if u := s.cfg.Users[s.user]; u != nil && u.Consistency != config.ConsistencyInherit {
 		return u.Consistency
 	}

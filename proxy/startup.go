@@ -328,6 +328,14 @@ func (s *Session) welcome(su *wire.Startup) error {
 	if err := s.refresh(); err != nil {
 		return err
 	}
+	for _, x := range wanted.List() {
+		if strings.HasPrefix(x.Name, "pgproxy.") {
+			if err := s.startOwn(x.Name, x.Value); err != nil {
+				return err
+			}
+			wanted = wanted.Without(x.Name)
+		}
+	}
 	s.heldMax = cfg.Proxy.MaxQueryParseSize
 	s.io = netio.New(s.link, s.heldMax+64<<10)
 	params, wanted, err := s.srv.welcomes.get(s, wanted)

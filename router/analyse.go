@@ -79,7 +79,7 @@ func analyse(text []byte) *Plan {
 	return p
 }
 
-var mixed = &Refusal{"0A000", "SET, RESET and SHOW of pgproxy.* must each be sent alone, not among several statements"}
+var mixed = &Refusal{"22023", "SET, RESET and SHOW of pgproxy.* must each be sent alone, not among several statements"}
 
 // showsPrepared reports whether a text may ask which prepared statements there
 // are: for the view or the function behind it.

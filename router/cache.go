@@ -103,6 +103,7 @@ func (c *cache) add(h sum, shape []byte, plan *Plan) (p *Plan, kept bool) {
 	if e.size > c.maxSize/64 {
 		return plan, false
 	}
+	plan.shape = e.shape
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.probe(h, shape); old != nil {

@@ -126,7 +126,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 		return t.primary(chosePrimaryBy[r.By])
 	case plan.refused.Load() != nil:
 		return t.primary(choseRefused)
-	case plan.Class == ClassPrimary && !r.Read && (r.Target == "" || !plan.hintable()):
+	case plan.Class == ClassPrimary && !r.Read && (r.Target == "" || !plan.Hintable()):
 		return t.primary(chosePrimary)
 	case p.Split == config.SplitOff:
 		return t.primary(choseSplitOff)
@@ -174,10 +174,10 @@ func (t *Topology) any(p Policy) Choice {
 	return Choice{Server: -1, Reason: refusedAny}
 }
 
-// hintable reports whether a hint may send a statement to a replica although it
+// Hintable reports whether a hint may send a statement to a replica although it
 // is not proved a read: a SELECT that may call a function which writes. A
 // standby refuses it if it does.
-func (p *Plan) hintable() bool { return p.Tag == "SELECT" && p.Effects&^EffectWrite == 0 }
+func (p *Plan) Hintable() bool { return p.Tag == "SELECT" && p.Effects&^EffectWrite == 0 }
 
 // primary chooses the one server that takes writes.
 func (t *Topology) primary(why Reason) Choice {

@@ -165,6 +165,8 @@ type Plan struct {
 	open  *open
 	draft *Plan
 
+	shape   string // "" if it has none, or is not remembered
+	memos   atomic.Pointer[ruleMemo]
 	refused atomic.Pointer[string]
 }
 

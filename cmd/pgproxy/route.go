@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,9 @@ func routeCommand(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("route", "[-config FILE] [-database NAME] 'SQL'", stderr)
 	path := fs.String("config", "", "configuration `FILE` with the database's settings; without one the defaults count")
 	name := fs.String("database", "", "database of the configuration; may be left out if there is only one")
+	user := fs.String("user", "", "name of the client, for the rules of the database")
+	application := fs.String("application_name", "", "application_name of the client, for the rules")
+	client := fs.String("client_addr", "", "address of the client, for the rules")
 	if code, done := parseFlags(fs, args); done {
 		return code
 	}
@@ -37,8 +41,13 @@ func routeCommand(args []string, stdout, stderr io.Writer) int {
 			return exitUsage
 		}
 	}
+	addr, err := netip.ParseAddr(*client)
+	if *client != "" && err != nil {
+		fmt.Fprintf(stderr, "pgproxy route: -client_addr %q is no address\n", *client)
+		return exitUsage
+	}
 	plan := router.New(router.Options{MaxParse: maxParse}).Plan([]byte(fs.Arg(0)))
-	fmt.Fprint(stdout, explainRoute(plan, db))
+	fmt.Fprint(stdout, explainRoute(plan, db, router.RulesFor(db, *user, *application, addr)))
 	return exitOK
 }
 
@@ -60,10 +69,10 @@ func pickDatabase(cfg *config.Config, name string) (*config.Database, error) {
 
 // explainRoute says what happens to a statement outside a transaction while
 // every server is up and has caught up.
-func explainRoute(plan *router.Plan, db *config.Database) string {
-	req := router.Request{Plan: plan, Target: plan.Target}
-	if plan.Target != "" {
-		req.By = router.ByComment
+func explainRoute(plan *router.Plan, db *config.Database, rules *router.Rules) string {
+	req := router.Request{Plan: plan, Target: plan.Target, By: router.ByComment}
+	if req.Target == "" {
+		req.Target, req.By = rules.Target(plan), router.ByRule
 	}
 	ch := assumedTopology(db).Choose(router.Policy{
 		Split: db.ReadWriteSplit, PrimaryReads: db.PrimaryReads, LoadBalance: db.LoadBalance,
@@ -72,6 +81,8 @@ func explainRoute(plan *router.Plan, db *config.Database) string {
 	line := func(name, value string) { fmt.Fprintf(&b, "%-10s %s\n", name, value) }
 	goes := "nowhere"
 	switch {
+	case plan.Bad != nil:
+		goes = "nowhere, it is refused: " + plan.Bad.Message
 	case plan.Proxy != nil:
 		goes = "the proxy answers it"
 	case ch.Server >= 0:
