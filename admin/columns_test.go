@@ -27,13 +27,14 @@ func readColumns(body []byte) (names, cols []string) {
 // The tables of PgBouncer 1.25.2: types (s text, i int4, q int8, N numeric) and
 // names in the order of the wire.
 var pgbouncerTables = map[string]string{
-	"VERSION": "s version",
-	"CONFIG":  "ssss key value default changeable",
-	"STATE":   "ss key value",
-	"LISTS":   "si list items",
-	"TOTALS":  "sN name value",
-	"MEM":     "siiii name size used free memtotal",
-	"PEERS":   "isii peer_id host port pool_size",
+	"VERSION":    "s version",
+	"CONFIG":     "ssss key value default changeable",
+	"STATE":      "ss key value",
+	"LISTS":      "si list items",
+	"TOTALS":     "sN name value",
+	"MEM":        "siiii name size used free memtotal",
+	"STATEMENTS": "sN name value",
+	"PEERS":      "isii peer_id host port pool_size",
 	"PEER_POOLS": "iiiii peer_id cl_active_cancel_req cl_waiting_cancel_req " +
 		"sv_active_cancel sv_login",
 	"FDS": "issssiqisssssbb fd task user database addr port cancel link client_encoding std_strings datestyle timezone password " +

@@ -74,6 +74,7 @@ func init() {
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
 		&entry{name: "TOPOLOGY", readOnly: true, cols: topologyColumns, rows: showTopology},
 		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},
+		&entry{name: "STATEMENTS", readOnly: true, cols: columns("sN", "name", "value"), rows: showStatements},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
 		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},
 		&entry{name: "LISTENERS", readOnly: true, cols: listenerColumns, rows: showListeners},

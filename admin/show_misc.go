@@ -22,7 +22,7 @@ func showHelp(c *call) error {
 	var b strings.Builder
 	for _, l := range []string{
 		"SHOW HELP|CONFIG|DATABASES|POOLS|POOLS_SERVERS|CLIENTS|SERVERS|USERS|VERSION",
-		"SHOW TOPOLOGY|EVENTS|SERVERS_HEALTH|PINS|LISTENERS|SHAPES",
+		"SHOW TOPOLOGY|EVENTS|SERVERS_HEALTH|PINS|LISTENERS|SHAPES|STATEMENTS",
 		"SHOW PEERS|PEER_POOLS",
 		"SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE",
 		"SHOW DNS_HOSTS|DNS_ZONES",
@@ -136,6 +136,22 @@ func showLists(c *call) []row {
 		{"dns_zones", 0},
 		{"dns_queries", 0},
 		{"dns_pending", 0},
+	}
+}
+
+// showStatements shows what the proxy keeps of prepared statements, and how often
+// it has run a statement again without its client's noticing.
+func showStatements(c *call) []row {
+	st := c.console.opt.Server.Stats()
+	return []row{
+		{"prepared_statements", st.Statements},
+		{"prepared_statement_bytes", st.StatementBytes},
+		{"prepared_statement_memory", c.config().Proxy.PreparedStatementMemory},
+		{"rerun_stale", st.Rerun.Stale},
+		{"rerun_refused", st.Rerun.Refused},
+		{"rerun_conflict", st.Rerun.Conflict},
+		{"rerun_died", st.Rerun.Died},
+		{"refused_shapes", st.Healed},
 	}
 }
 

@@ -86,7 +86,8 @@ type Owed struct {
 	// Change is the number of what the client's message does to its names of
 	// statements: see Sink.Undone. 0 is nothing.
 	Change uint64
-	Err    *wire.Error // Replace: what the client is told in place of an error with this code
+	Err    *wire.Error // Replace: what the client is told in place of an error
+	Code   string      // of that error; "" is the code of Err
 }
 
 // Tags are those of the CommandCompletes of one Query, or of the only one, where the
@@ -109,10 +110,11 @@ func (t *Tags) next() string {
 type Verdict struct {
 	Forward bool        // relay it to Sink
 	Sink    Sink        // of the entry that the message answers; nil: nobody
-	Error   *wire.Error // make this error in its place
-	Failed  bool        // an error whose entry was swallowed
-	Done    bool        // ReadyForQuery: a statement, or a group up to Sync, is complete
-	Swallow bool        // Done: the statement was the proxy's own
+	Error   *wire.Error // make this error in its place, if it has this code
+	Code    string
+	Failed  bool // an error whose entry was swallowed
+	Done    bool // ReadyForQuery: a statement, or a group up to Sync, is complete
+	Swallow bool // Done: the statement was the proxy's own
 }
 
 // errOutOfSync says that the connection has lost its place and must be closed.
@@ -260,6 +262,7 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 			return Verdict{Forward: true, Sink: h.Sink, Done: true}, nil
 		}
 		pop = true
+		v.Forward = h.Do != Swallow
 		v.Done = true
 		v.Swallow = h.Do == Swallow
 		q.copyIn = false
@@ -323,7 +326,10 @@ func (q *queue) replyError() (Verdict, error) {
 	h := q.at(0)
 	v := Verdict{Forward: h.Do == Forward || h.Do == Swallow && !h.Own, Sink: h.Sink, Failed: h.Do == Swallow}
 	if h.Do == Replace {
-		v.Error = h.Err
+		v.Error, v.Code = h.Err, h.Code
+		if v.Code == "" {
+			v.Code = h.Err.Code
+		}
 	}
 	if q.failed {
 		return Verdict{}, fmt.Errorf("%w: a second error for %v", errOutOfSync, h.Kind)

@@ -251,7 +251,7 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			return false, nil
 		}
 		c.to(v.Sink, s)
-		if v.Error != nil && v.Error.Code == e.Code {
+		if v.Error != nil && v.Code == e.Code {
 			*c.out.Made() = v.Error.Append(*c.out.Made())
 			return false, nil
 		}

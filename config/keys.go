@@ -63,7 +63,8 @@ func defaultProxy() Proxy {
 		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, QueryWaitTimeout: 120 * time.Second,
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
-		MaxPreparedStatements: 200, ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond, CatalogInterval: time.Minute,
+		MaxPreparedStatements: 200, MaxClientPreparedStatements: 10_000, PreparedStatementMemory: 256 << 20,
+		ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond, CatalogInterval: time.Minute,
 		ServerRamp: 5 * time.Second, DNSMaxTTL: 15 * time.Second,
 		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second, SuspendTimeout: 10 * time.Second,
 		UnixSocketMode: 0o777, ReservePoolTimeout: 5 * time.Second, QueryWaitNotify: 5 * time.Second,
@@ -124,6 +125,8 @@ var proxyKeys = []key[Proxy]{
 	text("server_reset_query", func(p *Proxy) *string { return &p.ServerResetQuery }, statement),
 	boolean("server_round_robin", func(p *Proxy) *bool { return &p.ServerRoundRobin }),
 	number("max_prepared_statements", func(p *Proxy) *int { return &p.MaxPreparedStatements }, 0, 1_000_000),
+	number("max_client_prepared_statements", func(p *Proxy) *int { return &p.MaxClientPreparedStatements }, 0, 1_000_000),
+	number("prepared_statement_memory", func(p *Proxy) *int64 { return &p.PreparedStatementMemory }, 0, 1<<40),
 
 	enum("server_tls_sslmode", func(p *Proxy) *TLSMode { return &p.ServerTLS.Mode }),
 	enum("server_tls_sslnegotiation", func(p *Proxy) *TLSNegotiation { return &p.ServerTLS.Negotiation }),

@@ -77,6 +77,9 @@ type Proxy struct {
 	ServerRoundRobin      bool          // lend the connection that was used least recently, not the last one
 	MaxPreparedStatements int           // on each server connection; 0 is no limit
 
+	MaxClientPreparedStatements int   // of one client; 0 is no limit
+	PreparedStatementMemory     int64 // of all clients, in bytes; 0 is no limit
+
 	ServerTLS TLS // of the connections to servers
 
 	// Health of servers.

@@ -22,6 +22,9 @@ const maxName = 16 << 10
 // one. A client's name like that is never passed on.
 var ownPrefix = []byte("pgproxy_" + rand.Text()[:8] + "_")
 
+// noStatement is a name that no server connection has a statement of.
+var noStatement = string(ownPrefix) + "0"
+
 var (
 	partPlan = &router.Plan{Class: router.ClassPrimary, Reason: "batch not complete in hand"}
 	bonePlan = &router.Plan{Class: router.ClassPrimary, Reason: "batch without a statement"}
@@ -252,7 +255,13 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		s.forged = false
 		return h.Size(), false, nil
 	}
+	if e := s.mayName(); e != nil {
+		return s.refuseParse(a, e, h)
+	}
 	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan.Draft() })
+	if st == nil {
+		return s.refuseParse(a, errStatementMemory, h)
+	}
 	s.prepare(a, st, s.rename(name, st), len(q) == h.Size())
 	return h.Size(), false, nil
 }
@@ -375,7 +384,12 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		return s.bindOwn(a, q, h, plan, portal, n, stand)
 	}
 	if plan != nil && plan.Use != router.PreparedNone {
-		run, st = s.bindPrepared(a, plan, q, string(name))
+		var e *wire.Error
+		if run, st, e = s.bindPrepared(a, plan, q, string(name)); e != nil {
+			a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Do: backend.Replace, Sink: s, Err: e, Code: wire.CodeUndefinedStatement})
+			s.forged, s.unit.keep = false, false
+			return s.rebind(a, portal, noStatement, n, h)
+		}
 	}
 	s.unit.bind(run, len(name) == 0)
 	s.bound(portal)
@@ -396,7 +410,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		if !bytes.HasPrefix(name, ownPrefix) {
 			return s.stream(h)
 		}
-		return s.rebind(a, portal, "pgproxy", n, h)
+		return s.rebind(a, portal, noStatement, n, h)
 	}
 	s.prepare(a, st, 0, false)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
@@ -481,7 +495,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 	}
 	if kind == 'S' && bytes.HasPrefix(name, ownPrefix) {
 		p := a.out.Made()
-		*p = wire.AppendTarget(*p, h.Type, 'S', "pgproxy")
+		*p = wire.AppendTarget(*p, h.Type, 'S', noStatement)
 		return h.Size(), false, nil
 	}
 	a.out.Relay(q[:h.Size()])
@@ -533,7 +547,7 @@ func (s *Session) pushForged(a *assembly) {
 	}
 	s.forged = false
 	p := a.out.Made()
-	*p = wire.AppendTarget(*p, wire.Close, 'S', "pgproxy")
+	*p = wire.AppendTarget(*p, wire.Close, 'S', noStatement)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Do: backend.Swallow, Sink: s})
 }
 

@@ -71,7 +71,7 @@ func (s *Session) proof() proof {
 // this while those in front of it wait for its thread to go on.
 func (s *Session) parseAlone(q []byte, h wire.Header, m wire.ParseMessage) (n int, err error) {
 	sync := q[h.Size():]
-	if len(m.Name) == 0 || s.stmts[string(m.Name)] != nil || s.lease != nil && s.lease.HeldBy(s) ||
+	if len(m.Name) == 0 || s.mayName() != nil || s.stmts[string(m.Name)] != nil || s.lease != nil && s.lease.HeldBy(s) ||
 		len(sync) < wire.HeaderLen || sync[0] != wire.Sync {
 		return 0, nil
 	}

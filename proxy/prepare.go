@@ -167,7 +167,10 @@ func (s *Session) queryPrepared(a *assembly, q []byte, h wire.Header, plan *rout
 		if o.Stmt != nil {
 			break // the name is taken, and the server says so
 		}
-		st := s.srv.registry.getOwn(plan.Statement, q[wire.HeaderLen:h.Size()-1], nil, true, plan)
+		st, e := s.newOwn(plan.Statement, q[wire.HeaderLen:h.Size()-1], plan)
+		if e != nil {
+			return s.refusePrepare(a, e)
+		}
 		o.Stmt, o.Makes, o.Change = &st.Statement, true, s.rename(plan.Statement, st)
 		s.lease.Making(o.Stmt)
 	case router.PreparedDrop:
@@ -178,6 +181,56 @@ func (s *Session) queryPrepared(a *assembly, q []byte, h wire.Header, plan *rout
 		}
 	}
 	return run, false, nil
+}
+
+// newOwn returns a new statement of SQL's PREPARE, or why the client cannot have
+// one more.
+func (s *Session) newOwn(name string, text []byte, plan *router.Plan) (*statement, *wire.Error) {
+	if e := s.mayName(); e != nil {
+		return nil, e
+	}
+	if st := s.srv.registry.getOwn(name, text, nil, true, plan); st != nil {
+		return st, nil
+	}
+	return nil, errStatementMemory
+}
+
+// mayName returns why the client cannot have one more named statement; nil if it
+// can.
+func (s *Session) mayName() *wire.Error {
+	if most := s.srv.current.Load().Config.Proxy.MaxClientPreparedStatements; most > 0 && len(s.stmts) >= most {
+		return wire.Errorf(wire.CodeOutOfMemory, "more than %d prepared statements", most).
+			WithHint("This is max_client_prepared_statements. DEALLOCATE, or Close, those that are not needed any more.")
+	}
+	return nil
+}
+
+var errStatementMemory = wire.Errorf(wire.CodeOutOfMemory, "no memory for another prepared statement").
+	WithHint("The statements of all clients take prepared_statement_memory bytes.")
+
+// nonsense is sent in place of a statement that the proxy refuses: the server must
+// fail too, for the state of its transaction.
+const nonsense = `SELECT "refused by the proxy"`
+
+// refuseParse answers a Parse with an error.
+func (s *Session) refuseParse(a *assembly, e *wire.Error, h wire.Header) (int, bool, error) {
+	p := a.out.Made()
+	*p = wire.AppendParse(*p, "", []byte(nonsense), nil)
+	s.lease.SetUnnamed(s.srv.changes.Add(1)) // it is not the client's any more
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Replace, Sink: s, Err: e, Code: wire.CodeUndefinedColumn})
+	s.forged, s.unit.keep = false, false
+	return h.Size(), false, nil
+}
+
+// refusePrepare answers the simple query of a PREPARE with an error.
+func (s *Session) refusePrepare(a *assembly, e *wire.Error) (run *router.Plan, done bool, err error) {
+	p := a.out.Made()
+	*p = wire.AppendQuery(*p, nonsense)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Query, Do: backend.Replace, Sink: s, Err: e, Code: wire.CodeUndefinedColumn})
+	s.forged, s.unit.keep = false, false
+	s.unnamed.drop()
+	s.lease.NoUnnamed()
+	return nil, true, nil
 }
 
 // ensured waits until the server has what was put together for a simple query. An
@@ -209,8 +262,8 @@ func (s *Session) ensured(a *assembly) (done bool, err error) {
 
 // bindPrepared deals with the Bind of a statement that uses prepared statements by
 // name. It returns the plan of what will run, and the statement under the name
-// that it is to be bound by.
-func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name string) (run *router.Plan, st *statement) {
+// that it is to be bound by. refused says why the client may not have it.
+func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name string) (run *router.Plan, st *statement, refused *wire.Error) {
 	st = s.stmts[name]
 	run = s.resolved(plan)
 	if plan.Use == router.PreparedAll {
@@ -218,30 +271,33 @@ func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name st
 		if st != nil {
 			st = s.own(name, st)
 		}
-		return run, st
+		return run, st, nil
 	}
 	own := s.named(a, plan.Statement, true)
 	s.next = backend.Owed{Stmt: own}
 	if plan.Use != router.PreparedMake && plan.Use != router.PreparedDrop || !s.aloneFrom(q) {
-		return run, st
+		return run, st, nil
 	}
 	if plan.Use == router.PreparedDrop {
 		s.next.Drops = true
 		if own != nil {
 			s.next.Change = s.rename(plan.Statement, nil)
 		}
-		return namesPlan, st
+		return namesPlan, st, nil
 	}
 	if own == nil {
 		text := s.unnamed.query
 		if st != nil {
 			text = st.Query
 		}
-		made := s.srv.registry.getOwn(plan.Statement, text, nil, true, plan)
+		made, e := s.newOwn(plan.Statement, text, plan)
+		if e != nil {
+			return namesPlan, st, e
+		}
 		s.next = backend.Owed{Stmt: &made.Statement, Makes: true, Change: s.rename(plan.Statement, made)}
 		s.lease.Making(&made.Statement)
 	}
-	return namesPlan, st
+	return namesPlan, st, nil
 }
 
 // executed returns what is owed for an Execute.

@@ -131,6 +131,7 @@ func New(st *Settings, opt Options) *Server {
 		s.trace = *opt.Trace
 	}
 	s.current.Store(st)
+	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.goes.Add(1)
 	go s.sweep()
 	return s
@@ -143,6 +144,7 @@ func (s *Server) SetConsole(c Console) { s.console.Store(&c) }
 // the old one.
 func (s *Server) Apply(st *Settings) {
 	s.current.Store(st)
+	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.welcomes.clear()
 }
 

@@ -208,3 +208,54 @@ func TestExecuteIsHealed(t *testing.T) {
 		t.Errorf("the client has %d statements, want 5", n)
 	}
 }
+
+// TestPreparedBounds: past max_client_prepared_statements and
+// prepared_statement_memory a client hears 53200, and all goes on.
+func TestPreparedBounds(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1\nmax_client_prepared_statements = 3\nprepared_statement_memory = 4000"})
+	a, b := h.Client(t), h.Client(t)
+	long := "SELECT '" + strings.Repeat("x", 3000) + "'"
+	fill := func(r *pgtest.RawClient) {
+		t.Helper()
+		same(t, r, "PREPARE a AS SELECT 1", "C(PREPARE) Z(I)")
+		for _, name := range []string{"b", "c"} {
+			if got := prepare(r, name, "SELECT "+name+" FROM (SELECT 1 AS b, 2 AS c) x"); got != "1 Z(I)" {
+				t.Fatal(got)
+			}
+		}
+	}
+	full := func(r *pgtest.RawClient, text string) {
+		t.Helper()
+		same(t, r, "PREPARE d AS "+text, "E(53200) Z(I)")
+		if got := prepare(r, "d", text); got != "E(53200) Z(I)" {
+			t.Errorf("Parse: %s", got)
+		}
+		r.Send(pgtest.Extended("PREPARE d AS " + text))
+		r.Expect("1 E(53200) Z(I)")
+		r.Query("BEGIN")
+		same(t, r, "PREPARE d AS "+text, "E(53200) Z(E)")
+		if got := prepare(r, "d", text); got != "E(25P02) Z(E)" {
+			t.Errorf("Parse in a failed transaction: %s", got)
+		}
+		same(t, r, "PREPARE d AS "+text, "E(25P02) Z(E)")
+		r.Query("ROLLBACK")
+		if got := run(r, "d"); got != "E(26000) Z(I)" {
+			t.Errorf("what was refused: %s", got)
+		}
+	}
+	fill(a)
+	full(a, "SELECT 4")
+	same(t, a, "PREPARE a AS SELECT 1", "E(42P05) Z(I)")
+	same(t, a, "EXECUTE a", oneRow("1"))
+	same(t, a, "EXECUTE b", oneRow("1"))
+	same(t, a, "DEALLOCATE a", "C(DEALLOCATE) Z(I)")
+	same(t, a, "PREPARE d AS SELECT 4", "C(PREPARE) Z(I)")
+	full(b, long) // it has room for three, but not for one that long
+	if st := h.Server.Stats(); st.StatementBytes > 4000 {
+		t.Errorf("%d bytes are kept", st.StatementBytes)
+	}
+	same(t, a, "DEALLOCATE ALL", "C(DEALLOCATE ALL) Z(I)")
+	fill(b)
+	fill(a)
+}

@@ -55,14 +55,58 @@ type registry struct {
 	next   uint64
 	unused list.List // of *statement, the one that is unused for longest first
 	bytes  int       // of the unused
+	total  int64     // of all, with what each takes beside its text
+	limit  int64     // of total; 0 is none
+}
+
+// overhead is what a statement takes beside its text: itself, its plan, its place in
+// maps; in bytes, by estimate.
+const overhead = 512
+
+// setLimit bounds what all statements may take, in bytes; 0 is no bound.
+func (r *registry) setLimit(bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limit = bytes
+}
+
+// roomLocked makes room for a new statement with this key, and reports whether
+// there is any.
+func (r *registry) roomLocked(key int) bool {
+	need := int64(key + overhead)
+	for r.limit > 0 && r.total+need > r.limit {
+		e := r.unused.Front()
+		if e == nil {
+			return false
+		}
+		r.dropUnusedLocked(e.Value.(*statement))
+	}
+	return true
+}
+
+// addLocked takes in a new statement.
+func (r *registry) addLocked(st *statement) {
+	r.byKey[st.key] = st
+	r.total += int64(len(st.key) + overhead)
+}
+
+// dropUnusedLocked forgets a statement that nobody has.
+func (r *registry) dropUnusedLocked(st *statement) {
+	r.usedLocked(st)
+	r.dropLocked(st)
+}
+
+func (r *registry) dropLocked(st *statement) {
+	delete(r.byKey, st.key)
+	r.total -= int64(len(st.key) + overhead)
 }
 
 func newRegistry() *registry {
 	return &registry{seed: maphash.MakeSeed(), byKey: make(map[string]*statement)}
 }
 
-// get returns the statement for a text, counting one more name for it. plan is
-// called for a new one. The bytes are copied.
+// get returns the statement for a text, counting one more name for it; nil if it
+// is new and there is no room. plan is called for a new one. The bytes are copied.
 func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement {
 	var b [512]byte
 	k := append(append(append(b[:0], query...), 0), oids...)
@@ -80,6 +124,9 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 		r.takeLocked(st)
 		return st
 	}
+	if !r.roomLocked(len(k)) {
+		return nil
+	}
 	r.next++
 	st := &statement{key: string(k), plan: p, refs: 1}
 	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
@@ -88,13 +135,13 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 		Query: text[:len(query):len(query)],
 		OIDs:  text[len(query)+1:],
 	}
-	r.byKey[st.key] = st
+	r.addLocked(st)
 	return st
 }
 
 // getOwn is get for a statement under a client's name: one that SQL's PREPARE has
 // made, whose text query is, or the double of one of the protocol, with its
-// parameter types.
+// parameter types. nil says that there is no room for a new one of the first kind.
 func (r *registry) getOwn(name string, query, oids []byte, sql bool, plan *router.Plan) *statement {
 	k := make([]byte, 0, len(name)+len(query)+len(oids)+4)
 	k = append(k, 0, byte(len(oids))) // no text begins with a zero byte
@@ -106,13 +153,16 @@ func (r *registry) getOwn(name string, query, oids []byte, sql bool, plan *route
 		r.takeLocked(st)
 		return st
 	}
+	if sql && !r.roomLocked(len(k)) {
+		return nil
+	}
 	st := &statement{key: string(k), plan: plan, refs: 1}
 	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
 	at := 2 + len(name) + 1
 	st.Statement = backend.Statement{
 		Name: name, Query: text[at : at+len(query) : at+len(query)], OIDs: text[at+len(query)+1:], Own: true, SQL: sql,
 	}
-	r.byKey[st.key] = st
+	r.addLocked(st)
 	return st
 }
 
@@ -139,15 +189,13 @@ func (r *registry) put(st *statement) {
 		return
 	}
 	if len(st.key) > maxUnusedText {
-		delete(r.byKey, st.key)
+		r.dropLocked(st)
 		return
 	}
 	st.unused = r.unused.PushBack(st)
 	r.bytes += len(st.key)
 	for r.unused.Len() > maxUnused || r.bytes > maxUnusedBytes {
-		st := r.unused.Front().Value.(*statement)
-		r.usedLocked(st)
-		delete(r.byKey, st.key)
+		r.dropUnusedLocked(r.unused.Front().Value.(*statement))
 	}
 }
 
@@ -204,9 +252,9 @@ func (r *registry) proved(query, oids []byte, p proof) *statement {
 	return st
 }
 
-// Len returns how many statements are known.
-func (r *registry) Len() int {
+// size returns how many statements are known, and what they take in bytes.
+func (r *registry) size() (n int, bytes int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.byKey)
+	return len(r.byKey), r.total
 }

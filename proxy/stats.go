@@ -66,16 +66,19 @@ type Stats struct {
 	Refused    uint64 // over max_client_conn, ever
 	Panics     uint64
 	Statements int // distinct prepared statements that are remembered
-	Draining   bool
-	Rerun      Reruns
-	Healed     uint64 // statement shapes that a standby has refused
+
+	StatementBytes int64 // what they take
+	Draining       bool
+	Rerun          Reruns
+	Healed         uint64 // statement shapes that a standby has refused
 }
 
 // Stats returns a copy.
 func (s *Server) Stats() Stats {
+	statements, bytes := s.registry.size()
 	return Stats{
 		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Panics: s.panics.Load(),
-		Statements: s.registry.Len(), Draining: s.draining.Load(), Rerun: s.rerunCounts(), Healed: s.healed.Load(),
+		Statements: statements, StatementBytes: bytes, Draining: s.draining.Load(), Rerun: s.rerunCounts(), Healed: s.healed.Load(),
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	CodeSerializationFailure  = "40001"
 	CodeDeadlock              = "40P01"
 	CodeSyntaxError           = "42601"
+	CodeUndefinedColumn       = "42703"
 	CodeUndefinedObject       = "42704"
 	CodeDuplicatePrepared     = "42P05"
 	CodeOutOfMemory           = "53200"
