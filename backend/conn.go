@@ -138,14 +138,14 @@ type Conn struct {
 	xact      int64             // when the transaction began; 0 none
 	requested int64             // when last lent; 0 never
 	fresh     bool              // nothing has been sent since: requested is the time for it
-	released  int64             // when last released
 	user      Sink              // to whom it was lent last
 	before    int64             // when the one before user gave it back
 	counts    Counters
 
 	// Atomic: set under mu, or by the holder's goroutine before it sends.
-	applied atomic.Pointer[Settings]
-	unnamed atomic.Uint64 // which Parse of an unnamed statement the server has, or one of the values in inject.go
+	released atomic.Int64 // when last released
+	applied  atomic.Pointer[Settings]
+	unnamed  atomic.Uint64 // which Parse of an unnamed statement the server has, or one of the values in inject.go
 }
 
 // Settled reports whether the connection is lent to s and owes it nothing.
@@ -217,11 +217,11 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pinned != "" {
 		panic("backend: lending a connection that is not clean")
 	}
-	if most > 0 && now-c.released > int64(most) {
+	if most > 0 && now-c.released.Load() > int64(most) {
 		return ErrStale
 	}
 	if c.user != s {
-		c.user, c.before = s, c.released
+		c.user, c.before = s, c.released.Load()
 	}
 	c.holder, c.sending, c.wrote = s, true, false
 	c.requested, c.fresh = now, true
@@ -355,7 +355,7 @@ func (c *Conn) detachLocked(now int64) whereTo {
 	}
 	c.holder = nil
 	c.q.compact()
-	c.released = now
+	c.released.Store(now)
 	if c.cancels > 0 {
 		c.parked = true
 		return toNobody

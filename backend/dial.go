@@ -167,7 +167,7 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		Addr: l.Server.Addr(), PID: hj.PID, secret: hj.SecretKey,
 		network: hj.Conn.RemoteAddr().Network(), dialed: hj.Conn.RemoteAddr().String(),
 		io: netio.New(hj.Conn, headOfError+64<<10), owner: owner, limits: d.Limits, now: d.Now,
-		Since: time.Now(), born: now, released: now, done: make(chan struct{}),
+		Since: time.Now(), born: now, done: make(chan struct{}),
 		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
 		login: maps.Clone(hj.ParameterStatuses),
 	}
@@ -188,6 +188,7 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 	if c.limits.CancelWait <= 0 {
 		c.limits.CancelWait = 10 * time.Second
 	}
+	c.released.Store(now)
 	c.q.dropped = c.droppedEntry
 	c.standby.Store(c.params[inHotStandby] == "on")
 	go c.loop()

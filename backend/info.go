@@ -46,8 +46,8 @@ func (c *Conn) Info() Info {
 	if c.requested != 0 {
 		i.Requested = time.Now().Add(-time.Duration(now - c.requested))
 	}
-	if c.holder == nil && c.released != 0 {
-		i.IdleFor = time.Duration(now - c.released)
+	if c.holder == nil {
+		i.IdleFor = time.Duration(now - c.released.Load())
 	}
 	if c.q.n > 0 && c.started != 0 {
 		i.QueryFor = time.Duration(now - c.started)
@@ -77,6 +77,10 @@ func (c *Conn) Params() map[string]string {
 	return m
 }
 
+// ReleasedAt returns when the connection was last released, or opened, on the
+// Dialer's clock.
+func (c *Conn) ReleasedAt() int64 { return c.released.Load() }
+
 // Age and Idle return how long ago the connection was opened and last released.
 func (c *Conn) Age() time.Duration { return time.Duration(c.now() - c.born) }
 
@@ -84,7 +88,7 @@ func (c *Conn) Age() time.Duration { return time.Duration(c.now() - c.born) }
 func (c *Conn) Idle() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Duration(c.now() - c.released)
+	return time.Duration(c.now() - c.released.Load())
 }
 
 // LocalAddr returns the proxy's end of the connection.

@@ -255,7 +255,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
 	status, pinned := c.status, c.pinned != ""
 	c.holder, c.pinned = nil, ""
-	c.released = c.now()
+	c.released.Store(c.now())
 	c.mu.Unlock()
 	if !whole {
 		c.owner.Discard(c, fmt.Errorf("client left in the middle of a request"))
@@ -287,7 +287,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 func (c *Conn) finish() {
 	c.mu.Lock()
 	clean := c.status == wire.TxIdle && c.q.settled() && c.lost == nil && c.last == nil
-	c.released = c.now()
+	c.released.Store(c.now())
 	c.parked = clean && c.cancels > 0
 	parked, to := c.parked, c.freeLocked()
 	c.mu.Unlock()

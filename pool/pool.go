@@ -56,6 +56,7 @@ type Waiter struct {
 
 type result struct {
 	conn *backend.Conn
+	at   int64 // when it came free
 	err  error
 }
 
@@ -134,13 +135,11 @@ const (
 // the Set's clock if the caller has just read it, else 0.
 func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, error) {
 	for {
-		c, waited, err := p.next(w)
+		c, at, err := p.next(w, now)
 		if err != nil {
 			return nil, err
 		}
-		if waited {
-			now = 0
-		}
+		now = at
 		if p.wary.Load() != 0 && p.suspicious(c) {
 			p.Discard(c, errUnread)
 			continue
@@ -173,8 +172,9 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 	}
 }
 
-// next takes a connection off the stack or waits for one, and tells which.
-func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
+// next takes a connection off the stack or waits for one. now is the time if it
+// is known, else 0; so is at, when there is a connection.
+func (p *Pool) next(w *Waiter, now int64) (c *backend.Conn, at int64, err error) {
 	p.mu.Lock()
 	if p.closed || p.fenced {
 		err := ErrClosed
@@ -182,7 +182,7 @@ func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 			err = ErrMoved
 		}
 		p.mu.Unlock()
-		return nil, false, err
+		return nil, 0, err
 	}
 	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
 		i := n - 1
@@ -194,14 +194,16 @@ func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 		p.lendLocked(c)
 		p.wait.Buckets[0]++
 		p.mu.Unlock()
-		return c, false, nil
+		return c, now, nil
 	}
-	now := p.set.now()
+	if now == 0 {
+		now = p.set.now()
+	}
 	p.used = now
 	if p.lastErr != nil && p.refusedLocked(now) {
 		err = p.lastErr
 		p.mu.Unlock()
-		return nil, false, err
+		return nil, 0, err
 	}
 	if w.ch == nil {
 		w.ch = make(chan result, 1)
@@ -222,7 +224,7 @@ func (p *Pool) next(w *Waiter) (c *backend.Conn, waited bool, err error) {
 
 	r := <-w.ch
 	w.pool.Store(nil)
-	return r.conn, true, r.err
+	return r.conn, r.at, r.err
 }
 
 // refusedLocked reports whether a new waiter would only hear the last login's
@@ -296,8 +298,9 @@ func (p *Pool) placeLocked(c *backend.Conn) {
 	if w := p.first; w != nil && !p.paused {
 		p.leaveLocked(w)
 		p.lendLocked(c)
-		p.wait.Add(time.Duration(p.set.now() - w.since))
-		w.ch <- result{conn: c}
+		at := c.ReleasedAt()
+		p.wait.Add(time.Duration(max(0, at-w.since)))
+		w.ch <- result{conn: c, at: at}
 		return
 	}
 	p.idle = append(p.idle, c)
@@ -416,9 +419,16 @@ func (p *Pool) openLocked() (refused bool) {
 	if p.closed || p.paused || p.fenced {
 		return false
 	}
-	now := p.set.now()
+	now := int64(0)
 	for want := max(p.waiting, p.limits.Min-(len(p.all)-p.closing)) - p.dialing; want > 0; want-- {
-		if p.limits.Size > 0 && len(p.all)+p.dialing >= p.limits.Size+p.reserveLocked(now) {
+		n := len(p.all) + p.dialing
+		if p.limits.Size > 0 && n >= p.limits.Size+p.limits.Reserve {
+			return false // most calls end here, without a look at the clock
+		}
+		if now == 0 {
+			now = p.set.now()
+		}
+		if p.limits.Size > 0 && n >= p.limits.Size+p.reserveLocked(now) {
 			return false
 		}
 		if p.failures > 0 {
