@@ -77,7 +77,7 @@ func (c *cache) find(h sum, shape []byte) *Plan {
 
 // probe compares the whole shape: no clash of hashes gives a wrong plan.
 func (c *cache) probe(h sum, shape []byte) *entry {
-	for i, n := h.lo&c.mask, 0; n < len(c.slots); i, n = (i+1)&c.mask, n+1 {
+	for i, n := uint64(h)&c.mask, 0; n < len(c.slots); i, n = (i+1)&c.mask, n+1 {
 		e := c.slots[i].Load()
 		if e == nil {
 			return nil
@@ -112,7 +112,7 @@ func (c *cache) add(h sum, shape []byte, plan *Plan) (p *Plan, kept bool) {
 	for len(c.ring) > 0 && (len(c.ring) >= c.maxCount || c.size+e.size > c.maxSize) {
 		c.evictLocked()
 	}
-	i := h.lo & c.mask
+	i := uint64(h) & c.mask
 	for c.slots[i].Load() != nil {
 		i = (i + 1) & c.mask
 	}
@@ -152,7 +152,7 @@ func (c *cache) removeLocked(e *entry) {
 	c.evictions++
 	c.goneHits += e.hits.Load()
 
-	hole := e.sum.lo & c.mask
+	hole := uint64(e.sum) & c.mask
 	for c.slots[hole].Load() != e {
 		hole = (hole + 1) & c.mask
 	}
@@ -162,7 +162,7 @@ func (c *cache) removeLocked(e *entry) {
 			break
 		}
 		// next may move to the hole unless its home lies behind the hole.
-		if home := next.sum.lo & c.mask; (i-home)&c.mask >= (i-hole)&c.mask {
+		if home := uint64(next.sum) & c.mask; (i-home)&c.mask >= (i-hole)&c.mask {
 			c.slots[hole].Store(next)
 			hole = i
 		}
@@ -177,9 +177,8 @@ func (c *cache) list() []ShapeStat {
 	c.mu.Unlock()
 	stats := make([]ShapeStat, 0, len(entries))
 	for _, e := range entries {
-		var raw [16]byte
-		binary.BigEndian.PutUint64(raw[:8], e.sum.hi)
-		binary.BigEndian.PutUint64(raw[8:], e.sum.lo)
+		var raw [8]byte
+		binary.BigEndian.PutUint64(raw[:], uint64(e.sum))
 		class, reason := e.plan.now()
 		var proofs []ProofStat
 		if e.plan.open != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // sumFor is a hash whose home in the table is chosen.
-func sumFor(home uint64, n int) sum { return sum{hi: uint64(n), lo: home} }
+func sumFor(home uint64, n int) sum { return sum(uint64(n)<<32 | home&0xffffffff) }
 
 func addTo(c *cache, h sum, shape string) *Plan {
 	p, _ := c.add(h, []byte(shape), &Plan{Reason: Reason(shape)})

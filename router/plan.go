@@ -291,7 +291,7 @@ type Options struct {
 // ShapeStat is one remembered shape.
 type ShapeStat struct {
 	Shape   string // the statement with its literals replaced by "?"
-	Hash    string // 32 hexadecimal digits, other ones in each process
+	Hash    string // 16 hexadecimal digits, other ones in each process
 	Class   Class
 	Reason  Reason
 	Hits    uint64      // times that it was found after it was made

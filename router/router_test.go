@@ -118,7 +118,7 @@ func TestShapesAreListed(t *testing.T) {
 	r.Plan([]byte("DELETE FROM t"))
 	list := r.Shapes()
 	if len(list) != 2 || list[0].Shape != "select ?" || list[0].Hits != 2 || list[0].Class != ClassRead ||
-		len(list[0].Hash) != 32 || list[0].Stamped.IsZero() || list[1].Shape != "delete from t" ||
+		len(list[0].Hash) != 16 || list[0].Stamped.IsZero() || list[1].Shape != "delete from t" ||
 		list[1].Reason != "write: DELETE" || list[1].Hash == list[0].Hash {
 		t.Errorf("%+v", list)
 	}

@@ -156,10 +156,12 @@ func (s *shaper) put(t token) bool {
 	switch t.kind {
 	case tokWord:
 		from := len(s.out)
-		for _, c := range text {
-			s.out = append(s.out, lower[c])
+		s.out = append(s.out, text...)
+		word := s.out[from:]
+		for i, c := range word {
+			word[i] = lower[c]
 		}
-		known = wordOf(s.out[from:])
+		known = wordOf(word)
 		if known == wordBare || known == wordOwn && s.head {
 			return false
 		}
@@ -294,16 +296,14 @@ func (s *shaper) release() {
 	}
 }
 
-// sum is the hash of a shape: two halves by two seeds that differ in each
-// process, so that nobody can prepare two texts of one hash. A hit is compared
-// byte by byte all the same.
-type sum struct{ hi, lo uint64 }
+// sum is the hash of a shape, by a seed that differs in each process, so that
+// nobody can prepare texts of one hash. A hit is compared byte by byte all the
+// same.
+type sum uint64
 
-var seedHi, seedLo = maphash.MakeSeed(), maphash.MakeSeed()
+var seed = maphash.MakeSeed()
 
-func sumOf(shape []byte) sum {
-	return sum{maphash.Bytes(seedHi, shape), maphash.Bytes(seedLo, shape)}
-}
+func sumOf(shape []byte) sum { return sum(maphash.Bytes(seed, shape)) }
 
 // display writes a shape for people: "?" for each literal, and spaces where
 // a person would set them.
