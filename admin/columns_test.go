@@ -51,7 +51,7 @@ var pgbouncerTables = map[string]string{
 		"query_time wait_time client_parse_count server_parse_count bind_count",
 	"STATS_AVERAGES": "sNNNNNNNNNNN database server_assignment_count xact_count query_count bytes_received bytes_sent xact_time " +
 		"query_time wait_time avg_client_parse_count avg_server_parse_count avg_bind_count",
-	"CLIENTS": socketTable, "SERVERS": socketTable,
+	"CLIENTS": clientTable, "SERVERS": socketTable,
 	"SOCKETS": socketDebugTable, "ACTIVE_SOCKETS": socketDebugTable,
 	"DATABASES": "ssissiiiissiiiiii name host port database force_user pool_size min_pool_size reserve_pool_size server_lifetime " +
 		"pool_mode load_balance_hosts max_connections current_connections max_client_connections current_client_connections " +
@@ -64,6 +64,7 @@ const (
 	socketNamesWanted = " type user database replication state addr port local_addr local_port connect_time request_time wait wait_us " +
 		"close_needed ptr link remote_pid tls application_name prepared_statements id"
 	socketTable      = "ssssssisissiiississii" + socketNamesWanted
+	clientTable      = "ssssssisissiiississiisss" + socketNamesWanted + " pin_reason pin_since pin_statement" // the last three are ours
 	socketDebugTable = "ssssssisissiiississiiiiiiiii" + socketNamesWanted +
 		" recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail"
 )

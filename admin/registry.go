@@ -58,7 +58,7 @@ func init() {
 		&entry{name: "STATS_TOTALS", readOnly: true, cols: statTotalColumns, rows: showStatsTotals},
 		&entry{name: "STATS_AVERAGES", readOnly: true, cols: statAverageColumns, rows: showStatsAverages},
 		&entry{name: "TOTALS", readOnly: true, cols: columns("sN", "name", "value"), rows: showTotals},
-		&entry{name: "CLIENTS", readOnly: true, cols: socketColumns, rows: showClients},
+		&entry{name: "CLIENTS", readOnly: true, cols: clientColumns, rows: showClients},
 		&entry{name: "SERVERS", readOnly: true, cols: socketColumns, rows: showServers},
 		&entry{name: "SOCKETS", readOnly: true, cols: socketDebugColumns, rows: showSockets},
 		&entry{name: "ACTIVE_SOCKETS", readOnly: true, cols: socketDebugColumns, rows: showActiveSockets},

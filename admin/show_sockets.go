@@ -18,11 +18,13 @@ var (
 		"request_time", "wait", "wait_us", "close_needed", "ptr", "link", "remote_pid", "tls", "application_name",
 		"prepared_statements", "id",
 	}
-	socketColumns      = columns("ssssssisissiiississii", socketNames...)
+	socketColumns = columns("ssssssisissiiississii", socketNames...)
+	clientColumns = columns("ssssssisissiiississii"+"sss", append(socketNames[:len(socketNames):len(socketNames)],
+		"pin_reason", "pin_since", "pin_statement")...)
 	socketDebugColumns = columns("ssssssisissiiississii"+"iiiiiii", append(socketNames[:len(socketNames):len(socketNames)],
 		"recv_pos", "pkt_pos", "pkt_remain", "send_pos", "send_remain", "pkt_avail", "send_avail")...)
-	pinColumns = columns("sssisssisi", "database", "user", "server", "server_pid", "reason", "since", "client_addr", "client_id",
-		"application_name", "transaction_s")
+	pinColumns = columns("sssisssisis", "database", "user", "server", "server_pid", "reason", "since", "client_addr", "client_id",
+		"application_name", "transaction_s", "statement")
 )
 
 // socket is one connection of either kind, as SHOW CLIENTS and SHOW SERVERS
@@ -38,6 +40,10 @@ type socket struct {
 	tls, app                   string
 	prepared                   int
 	id                         int64
+
+	// Of a client whose server connection stays with it.
+	pinReason, pinStatement string
+	pinSince                any
 }
 
 // endpoint is an address in two columns.
@@ -118,6 +124,7 @@ func (c *call) sockets() (clients, servers []socket) {
 		if s.Server != nil {
 			k := serverKey{s.Server.Addr, s.Server.PID}
 			x.link, links[k] = ptrs[k], x.ptr
+			x.pinReason, x.pinStatement, x.pinSince = s.Server.Pinned.String(), s.Server.PinnedBy, optional(stamp(s.Server.PinnedFrom()).(string))
 		}
 		clients = append(clients, named(x))
 	}
@@ -159,7 +166,8 @@ func showClients(c *call) []row {
 	var out []row
 	for i := range clients {
 		if clients[i].state != "login" { // as in PgBouncer
-			out = append(out, clients[i].row())
+			x := &clients[i]
+			out = append(out, append(x.row(), optional(x.pinReason), x.pinSince, optional(x.pinStatement)))
 		}
 	}
 	return out
@@ -208,12 +216,12 @@ func showPins(c *call) []row {
 	}
 	var out []row
 	for _, s := range c.console.opt.Pools.Servers() {
-		if s.Pinned == "" || s.Apart {
+		if s.Pinned == 0 || s.Apart {
 			continue
 		}
 		r := row{
-			s.Pool.Database, s.Pool.User, s.Addr, int64(s.PID), s.Pinned, stamp(s.Requested),
-			nil, nil, nil, int64(s.XactFor / time.Second),
+			s.Pool.Database, s.Pool.User, s.Addr, int64(s.PID), s.Pinned.String(), stamp(s.PinnedFrom()),
+			nil, nil, nil, int64(s.XactFor / time.Second), optional(s.PinnedBy),
 		}
 		if h, ok := holders[serverKey{s.Addr, s.PID}]; ok {
 			r[6], r[7], r[8] = h.addr, h.id, h.app

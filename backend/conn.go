@@ -52,12 +52,29 @@ type Sink interface {
 	Lost(err error, fatal bool)
 }
 
-// Owner is the pool that a connection belongs to. Both calls come without the
-// connection's mutex held.
+// Follower is a Sink whose session's state follows it.
+type Follower interface {
+	// Followed is told which settings the session has that are not those of a
+	// login: as the server says, and without those whose values are a login's all
+	// the same. Called under the connection's mutex.
+	Followed(raw, normal *Settings)
+	// TooManyPinned is told that the client has left something in its session that
+	// pins the connection, of which the owner has too many. Called under the
+	// connection's mutex.
+	TooManyPinned()
+}
+
+// Owner is the pool that a connection belongs to. The calls come without the
+// connection's mutex held, but for Pin and Unpin, which take no lock.
 type Owner interface {
 	Release(c *Conn)            // clean, and lent to nobody
 	Discard(c *Conn, err error) // closed or to be closed; lent to nobody
 	Reset(c *Conn)              // lent to nobody, and clean after Exec("DISCARD ALL")
+	// Pin counts one more connection that state pins to its client. It reports
+	// false if there are as many as may be, unless forced.
+	Pin(forced bool) bool
+	// Unpin counts one less.
+	Unpin()
 }
 
 // ErrGone is returned by Hold and Send when the connection has died.
@@ -70,6 +87,7 @@ var ErrUnsent = fmt.Errorf("%w before anything was sent", ErrGone)
 // Limits bound what a connection does for its clients.
 type Limits struct {
 	MaxPrepared int           // statements kept on the server; 0: no limit
+	AuditRatio  int           // one in so many leases ends with an audit; 0: none
 	CancelWait  time.Duration // how long a cancel may take
 	MaxMessage  int           // longest message from the server in bytes
 }
@@ -111,11 +129,18 @@ type Conn struct {
 	status    wire.TxStatus
 	holder    Sink
 	try       trial
-	sending   bool              // the holder is in the middle of a message, or between Hold and the end of Send
-	relayTo   Sink              // who gets the rest of a message that is half relayed
-	relaying  bool              // replies that the queue has let go are being written to clients
-	batch     bool              // extended-protocol messages without their Sync yet
-	pinned    string            // why the connection stays with its holder; "" = it does not
+	sending   bool // the holder is in the middle of a message, or between Hold and the end of Send
+	relayTo   Sink // who gets the rest of a message that is half relayed
+	relaying  bool // replies that the queue has let go are being written to clients
+	batch     bool // extended-protocol messages without their Sync yet
+	pin       pin
+	ask       Ask       // what the server is to be asked before the connection is lent again
+	names     []string  // of settings to ask for
+	answer    *response // of the question that is owed
+	question  []byte    // what askLocked has prepared for sendQuestion
+	asked     int64     // when the last question was sent
+	read      *Settings
+	statement fmt.Stringer      // the last statement of a client
 	wrote     bool              // this lease ran what is not proved a read
 	lost      error             // set once: the connection has died
 	last      error             // what the server has said in a FATAL error; nil if nothing
@@ -214,7 +239,7 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 	if err := c.lost; err != nil || c.last != nil {
 		return fmt.Errorf("%w: %w", ErrGone, errors.Join(err, c.last))
 	}
-	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pinned != "" {
+	if c.holder != nil || !c.q.settled() || c.status != wire.TxIdle || c.pin.why != 0 {
 		panic("backend: lending a connection that is not clean")
 	}
 	if most > 0 && now-c.released.Load() > int64(most) {
@@ -236,6 +261,7 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 func (c *Conn) Hold(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.awaitAnswerLocked(s)
 	if c.holder != s || c.lost != nil || c.try.failed != nil {
 		return false
 	}
@@ -243,14 +269,6 @@ func (c *Conn) Hold(s Sink) bool {
 	c.sending = true
 	return true
 }
-
-// PinBrief is the reason of a pin that lasts for one statement. Another reason
-// takes its place, it never that of another.
-const PinBrief = "setting being changed"
-
-// PinCommit is the reason of a pin that lasts until it is known what a
-// transaction has committed. A lasting reason takes its place.
-const PinCommit = "LISTEN in a transaction"
 
 // Parcel is what one Send carries.
 type Parcel struct {
@@ -260,9 +278,15 @@ type Parcel struct {
 	Open          bool   // extended-protocol messages have been sent whose Sync has not
 	Wrote         bool   // something in it is not proved a read
 	Dirty         bool   // something in it may leave in the session what nobody knows
-	Pin           string // why the connection must stay with the client from here on
 	Trial         Trial
+	Pin           Pin // why the connection must stay with the client from here on; nothing of PinState
 	Binds, Parses int
+
+	// Ask is what the server must be asked when the connection comes free, and
+	// Names which settings it may not show by itself.
+	Ask       Ask
+	Names     []string
+	Statement fmt.Stringer // the last statement in it, by its shape; nil: as before
 }
 
 // Send notes the replies that will be owed and writes p. The connection must be
@@ -300,11 +324,13 @@ func (c *Conn) Send(p *Parcel) error {
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
 	c.dirty = c.dirty || p.Dirty
-	if p.Pin != "" && (c.pinned == "" || c.pinned == PinBrief || c.pinned == PinCommit && p.Pin != PinBrief) {
-		if c.pinned == "" {
-			c.counts.Pins++
-		}
-		c.pinned = p.Pin
+	c.pin.why |= p.Pin
+	if p.Ask != 0 {
+		c.ask |= p.Ask
+		c.names = append(c.names, p.Names...)
+	}
+	if p.Statement != nil {
+		c.statement = p.Statement
 	}
 	c.counts.Received += uint64(len(p.Bytes))
 	c.counts.Binds += uint64(p.Binds)
@@ -340,14 +366,20 @@ const (
 	toOwner                  // it is clean
 	toDiscard                // it is not to be lent again
 	toReset                  // it is to be cleaned first
+	toServer                 // it stays where it is: a question is to be sent
 )
 
 // detachLocked takes the connection from its holder if nothing ties the two
 // together any more. Its caller must then call handBack, without the mutex. now
 // is the time if it is known, else 0.
 func (c *Conn) detachLocked(now int64) whereTo {
-	if c.holder == nil || c.lost != nil || c.last != nil || c.sending || c.batch ||
-		c.owingLocked() || c.pinned != "" || c.status != wire.TxIdle || !c.q.settled() {
+	if !c.atRestLocked() {
+		return toNobody
+	}
+	if c.dueLocked(now) {
+		return c.askLocked()
+	}
+	if c.pin.why != 0 {
 		return toNobody
 	}
 	if now == 0 {
@@ -361,6 +393,13 @@ func (c *Conn) detachLocked(now int64) whereTo {
 		return toNobody
 	}
 	return c.freeLocked()
+}
+
+// atRestLocked reports whether nothing is under way between the connection and
+// its client, and nothing but askable reasons ties the two together.
+func (c *Conn) atRestLocked() bool {
+	return c.holder != nil && c.lost == nil && c.last == nil && !c.sending && !c.batch &&
+		!c.owingLocked() && c.pin.why&^(askable|PinSetting) == 0 && c.status == wire.TxIdle && c.q.settled()
 }
 
 // freeLocked says what is to become of a connection that nobody holds.
@@ -378,21 +417,11 @@ func (c *Conn) freeLocked() whereTo {
 // has said or will say.
 func (c *Conn) owingLocked() bool { return !c.q.empty() || c.relaying || c.relayTo != nil }
 
-// Unpin ends the pin if it has the reason given, or any if that is "", and
-// releases the connection if nothing else holds it.
-func (c *Conn) Unpin(reason string) {
-	c.mu.Lock()
-	if reason == "" || c.pinned == reason {
-		c.pinned = ""
-	}
-	to := c.detachLocked(0)
-	c.mu.Unlock()
-	c.handBack(to)
-}
-
 // handBack gives the owner a connection that has come free.
 func (c *Conn) handBack(to whereTo) {
 	switch to {
+	case toServer:
+		c.sendQuestion()
 	case toOwner:
 		c.owner.Release(c)
 	case toReset:
@@ -469,14 +498,15 @@ type State struct {
 	Errors  uint64      // ErrorResponses so far
 	Failed  *wire.Error // the first error in answer to a swallowed message since the last call
 	Dropped bool        // the server has dropped all prepared statements since the last call
+	Read    *Settings   // the answer to AppendRead
 }
 
-// State returns a copy and forgets Failed and Dropped.
+// State returns a copy and forgets Failed, Dropped and Read.
 func (c *Conn) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := State{Status: c.status, Owing: !c.q.settled() || c.owingLocked(), Errors: c.errors, Failed: c.failed, Dropped: c.dropped}
-	c.failed, c.dropped = nil, false
+	s := State{Status: c.status, Owing: !c.q.settled() || c.owingLocked(), Errors: c.errors, Failed: c.failed, Dropped: c.dropped, Read: c.read}
+	c.failed, c.dropped, c.read = nil, false, nil
 	return s
 }
 

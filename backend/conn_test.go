@@ -58,14 +58,14 @@ func TestWhatKeepsALease(t *testing.T) {
 	for _, c := range []struct {
 		name, send string
 		reply      [][]byte
-		pin        string
+		pin        Pin
 	}{
-		{"nothing answered", "Q", nil, ""},
-		{"in a transaction", "Q", [][]byte{complete, readyT}, ""},
-		{"first of two answered", "QQ", [][]byte{complete, ready}, ""},
-		{"batch open", "QP", [][]byte{complete, ready, wire.AppendEmpty(nil, wire.ParseComplete)}, ""},
-		{"pinned", "Q", [][]byte{complete, ready}, "LISTEN"},
-		{"copy", "Q", [][]byte{wire.AppendEmpty(nil, wire.CopyInResponse)}, ""},
+		{"nothing answered", "Q", nil, 0},
+		{"in a transaction", "Q", [][]byte{complete, readyT}, 0},
+		{"first of two answered", "QQ", [][]byte{complete, ready}, 0},
+		{"batch open", "QP", [][]byte{complete, ready, wire.AppendEmpty(nil, wire.ParseComplete)}, 0},
+		{"pinned", "Q", [][]byte{complete, ready}, PinSession},
+		{"copy", "Q", [][]byte{wire.AppendEmpty(nil, wire.CopyInResponse)}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, Limits{}, func(r *rig) {
@@ -81,8 +81,8 @@ func TestWhatKeepsALease(t *testing.T) {
 					r.say(c.reply...)
 				}
 				r.owner(0, 0)
-				if c.pin != "" {
-					r.conn.Unpin("another reason")
+				if c.pin != 0 {
+					r.conn.Unpin(PinBrief)
 					r.owner(0, 0)
 					r.conn.Unpin(c.pin)
 					r.owner(1, 0)

@@ -24,6 +24,8 @@ func newOwner() *owner {
 
 func (o *owner) Release(c *Conn) { o.released <- c }
 func (o *owner) Reset(c *Conn)   { o.Release(c) }
+func (o *owner) Pin(bool) bool   { return true }
+func (o *owner) Unpin()          {}
 
 func (o *owner) Discard(_ *Conn, err error) { o.discarded <- err }
 
@@ -292,7 +294,7 @@ func TestCloseOfASocketWhoseClientDoesNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := parcel(s, "Q")
-	p.Pin = "test"
+	p.Pin = PinSession
 	if err := c.Send(p); err != nil {
 		t.Fatal(err)
 	}

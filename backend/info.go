@@ -17,7 +17,9 @@ type Info struct {
 	Requested       time.Time // when last lent; zero if never
 	Holder          Sink
 	Status          wire.TxStatus
-	Pinned          string
+	Pinned          Pin
+	PinnedSince     time.Time // when state began to pin it
+	PinnedBy        string    // shape of the statement that has done that
 	Active          bool
 	Cancelling      bool
 	Owed            int
@@ -37,7 +39,7 @@ func (c *Conn) Info() Info {
 	now := c.now()
 	i := Info{
 		Addr: c.Addr, PID: c.PID, Since: c.Since, Holder: c.holder, Status: c.status,
-		Pinned: c.pinned, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
+		Pinned: c.pin.why, PinnedSince: c.pin.since, PinnedBy: c.pin.by, Active: c.holder != nil, Cancelling: c.cancels > 0, Owed: c.q.n,
 		Prepared: len(c.prep.used), AppName: c.params["application_name"], TLS: DescribeTLS(c.io.NetConn()),
 	}
 	if a := c.io.NetConn().LocalAddr(); a != nil {
@@ -57,6 +59,15 @@ func (c *Conn) Info() Info {
 		i.XactIdle = c.q.n == 0 && c.status != wire.TxIdle
 	}
 	return i
+}
+
+// PinnedFrom returns when what ties the connection to its client began: zero if
+// nothing does, the lease where it is pool_mode session.
+func (i *Info) PinnedFrom() time.Time {
+	if i.Pinned != 0 && i.PinnedSince.IsZero() {
+		return i.Requested
+	}
+	return i.PinnedSince
 }
 
 // Counters returns a copy of what the connection has done.

@@ -35,24 +35,44 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
 		c.unnamed.Store(otherUnnamed)
 	}
-	set := func(s Setting) {
-		risky = risky || !harmless[s.Name]
-		statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value)
+	set := func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) }
+	reset := func(name string) { statement("RESET " + quoteSetting(name)) }
+	have := c.applied.Load()
+	haveRest, wantRest := have.Without(authSetting).Without(roleSetting), want.Without(authSetting).Without(roleSetting)
+	diff(haveRest, wantRest, func(s Setting) { risky = risky || !harmless[s.Name] }, func(name string) { risky = risky || !harmless[name] })
+	// What a role may set is another matter than what the login may: away from
+	// roles first, to them last.
+	leave := risky
+	for _, name := range [...]string{authSetting, roleSetting} {
+		had, _ := have.Get(name)
+		wanted, _ := want.Get(name)
+		leave = leave || had != wanted
 	}
-	reset := func(name string) {
-		risky = risky || !harmless[name]
-		statement("RESET " + quoteSetting(name))
+	if leave {
+		for _, name := range [...]string{roleSetting, authSetting} {
+			if _, had := have.Get(name); had {
+				reset(name)
+				risky = true
+			}
+		}
 	}
-	// What a role may set is another matter than what the login may: away from a
-	// role first, to it last.
-	had, _ := c.applied.Load().Get(roleSetting)
-	role, wanted := want.Get(roleSetting)
-	if had != "" && had != role {
-		reset(roleSetting)
+	// Texts are in the client's encoding.
+	encoding := func(s *Settings) *Settings {
+		v, ok := s.Get(encodingSetting)
+		if !ok {
+			return nil
+		}
+		return (*Settings)(nil).With(encodingSetting, v)
 	}
-	diff(c.applied.Load().Without(roleSetting), want.Without(roleSetting), set, reset)
-	if wanted && role != had {
-		set(Setting{roleSetting, role})
+	diff(encoding(haveRest), encoding(wantRest), set, reset)
+	diff(haveRest.Without(encodingSetting), wantRest.Without(encodingSetting), set, reset)
+	if leave {
+		for _, name := range [...]string{authSetting, roleSetting} {
+			if v, wanted := want.Get(name); wanted {
+				set(Setting{name, v})
+				risky = true
+			}
+		}
 	}
 	c.applied.Store(want)
 	return owed, dst, risky
@@ -69,8 +89,11 @@ func (c *Conn) Inside(sql string, sink Sink, owed []Owed, dst []byte) ([]Owed, [
 		Owed{Kind: Execute, Do: Swallow, Sink: sink}), dst
 }
 
-// roleSetting is the setting behind SET ROLE.
-const roleSetting = "role"
+const (
+	authSetting     = "session_authorization"
+	roleSetting     = "role" // behind SET ROLE
+	encodingSetting = "client_encoding"
+)
 
 // harmless are the settings that every session may set: a value that one server
 // connection has accepted is accepted by all.
@@ -248,13 +271,22 @@ func (c *Conn) Exec(sql string, timeout time.Duration) error {
 // given; a connection in the middle of anything is cancelled and closed.
 func (c *Conn) Abandon(s Sink, reset string) {
 	c.mu.Lock()
+	if c.questionedLocked(s) {
+		c.mu.Unlock()
+		c.settle(c.limits.CancelWait)
+		c.mu.Lock()
+	}
 	if c.holder != s {
 		c.mu.Unlock()
 		return
 	}
 	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
-	status, pinned := c.status, c.pinned != ""
-	c.holder, c.pinned = nil, ""
+	status, pinned := c.status, c.pin.why != 0
+	c.holder = nil
+	c.unpinLocked(PinAll)
+	// What a question would have told is not needed any more.
+	c.dirty = c.dirty || c.ask != 0
+	c.ask, c.names = 0, nil
 	c.released.Store(c.now())
 	c.mu.Unlock()
 	if !whole {

@@ -101,7 +101,7 @@ func TestRefusedSetting(t *testing.T) {
 		inBubble(t, Limits{}, func(r *rig) {
 			c := r.lend()
 			owed, p, _ := r.conn.Adopt(settings("a", "1"), nil, nil)
-			done := r.send(&Parcel{Owed: owed, Bytes: p, Pin: "login"})
+			done := r.send(&Parcel{Owed: owed, Bytes: p, Pin: PinBrief})
 			r.hear("PBES")
 			if err := <-done; err != nil {
 				t.Fatal(err)
@@ -114,7 +114,7 @@ func TestRefusedSetting(t *testing.T) {
 			if seen {
 				r.conn.SetApplied(nil)
 			}
-			r.conn.Unpin("")
+			r.conn.Unpin(PinBrief)
 			if seen {
 				r.owner(1, 0)
 			} else {
@@ -217,22 +217,22 @@ func TestAbandon(t *testing.T) {
 		name                string
 		send                string
 		reply               []byte
-		pin                 string
+		pin                 Pin
 		cleans              string // what the server hears then
 		answers             [][]byte
 		released, discarded int
 	}{
-		{"transaction", "Q", pgtest.Join(complete, readyT), "", "Q", [][]byte{ready}, 1, 0},
-		{"failed transaction", "Q", pgtest.Join(errPlain, wire.AppendReadyForQuery(nil, wire.TxFailed)), "", "Q", [][]byte{ready}, 1, 0},
-		{"pinned", "Q", pgtest.Join(complete, ready), "temp table", "Q", [][]byte{ready}, 1, 0},
-		{"pinned in a transaction", "Q", pgtest.Join(complete, readyT), "temp table", "QQ", [][]byte{ready, ready}, 1, 0},
-		{"rollback fails", "Q", pgtest.Join(complete, readyT), "", "Q", [][]byte{pgtest.Join(errPlain, ready)}, 0, 1},
-		{"rollback leaves a transaction", "Q", pgtest.Join(complete, readyT), "", "Q", [][]byte{readyT}, 0, 1},
-		{"query under way", "Q", row, "", "", nil, 0, 1},
-		{"batch open", "P", empty(wire.ParseComplete), "", "", nil, 0, 1},
-		{"skipping", "P", errPlain, "", "", nil, 0, 1},
-		{"copy in", "Q", empty(wire.CopyInResponse), "", "", nil, 0, 1},
-		{"half a message", "Q", pgtest.Join(complete, readyT, notice[:8]), "", "", nil, 0, 1},
+		{"transaction", "Q", pgtest.Join(complete, readyT), 0, "Q", [][]byte{ready}, 1, 0},
+		{"failed transaction", "Q", pgtest.Join(errPlain, wire.AppendReadyForQuery(nil, wire.TxFailed)), 0, "Q", [][]byte{ready}, 1, 0},
+		{"pinned", "Q", pgtest.Join(complete, ready), PinSession, "Q", [][]byte{ready}, 1, 0},
+		{"pinned in a transaction", "Q", pgtest.Join(complete, readyT), PinSession, "QQ", [][]byte{ready, ready}, 1, 0},
+		{"rollback fails", "Q", pgtest.Join(complete, readyT), 0, "Q", [][]byte{pgtest.Join(errPlain, ready)}, 0, 1},
+		{"rollback leaves a transaction", "Q", pgtest.Join(complete, readyT), 0, "Q", [][]byte{readyT}, 0, 1},
+		{"query under way", "Q", row, 0, "", nil, 0, 1},
+		{"batch open", "P", empty(wire.ParseComplete), 0, "", nil, 0, 1},
+		{"skipping", "P", errPlain, 0, "", nil, 0, 1},
+		{"copy in", "Q", empty(wire.CopyInResponse), 0, "", nil, 0, 1},
+		{"half a message", "Q", pgtest.Join(complete, readyT, notice[:8]), 0, "", nil, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, Limits{CancelWait: time.Second}, func(r *rig) {

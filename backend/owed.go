@@ -76,6 +76,7 @@ type Owed struct {
 	Tags   *Tags      // of CommandCompletes: of the one that Forge makes, or in place of the server's
 	Own    bool       // Swallow: its group ends in its own Sync, an error stays inside
 	Signal Signal     // what its statement does to the processes that it names
+	Answer bool       // the rows are for Conn.answer; Own is set with it
 	Sink   Sink       // who gets it; nil: nobody
 	Stmt   *Statement // what is being prepared, closed or used
 

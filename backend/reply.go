@@ -40,6 +40,10 @@ func (c *Conn) inHandLocked(h wire.Header) int {
 		if !c.q.empty() && c.q.at(0).Signal != 0 {
 			return min(h.Body, headOfError)
 		}
+	case wire.DataRow:
+		if c.answer != nil {
+			return min(h.Body, maxAnswer)
+		}
 	}
 	return 0
 }
@@ -158,7 +162,8 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 		// serves that client next finds its bytes behind ours.
 		s.sink.Lock()
 		c.mu.Lock()
-		if s.ready {
+		// A question waits for the end of the write: its own must not be held up.
+		if s.ready && c.ask == 0 && c.pin.why == 0 {
 			c.relaying = false
 			to = c.detachLocked(s.now)
 			c.relaying = true
@@ -233,6 +238,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if err != nil {
 			return false, err
 		}
+		if o.Answer && c.answer != nil {
+			c.answer.failed = true
+			return false, nil
+		}
 		c.refutedLocked(e, o)
 		if v.Forward && c.holdLocked(e, o, h, body) {
 			return false, nil
@@ -256,6 +265,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			return false, nil
 		}
 		return v.Forward || v.Error != nil, nil
+	case wire.DataRow:
+		if c.answer != nil && !c.q.empty() && c.q.at(0).Answer {
+			c.answer.row(h, body)
+		}
 	case wire.CommandComplete:
 		c.complete(body)
 		if !c.q.empty() && c.q.at(0).Tags != nil {
@@ -331,7 +344,7 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 			c.reported(sink, n, v)
 		}
 	}
-	if h.Type == wire.NotificationResponse && c.pinned == "" {
+	if h.Type == wire.NotificationResponse && c.pin.why == 0 {
 		// Somebody has made this connection listen unseen, and may be gone.
 		c.dirty = true
 		return false, nil
@@ -369,8 +382,7 @@ func noProcess(body []byte) (pid uint32, ok bool) {
 // unsettable are the parameters that a server reports but no client can set, or
 // not without more than the setting changing with it.
 var unsettable = map[string]bool{
-	"server_version": true, "server_encoding": true, "integer_datetimes": true, "is_superuser": true,
-	"session_authorization": true, "in_hot_standby": true,
+	"server_version": true, "server_encoding": true, "integer_datetimes": true, "is_superuser": true, "in_hot_standby": true,
 }
 
 // reported notes a parameter that the client's own statement has changed: it is
@@ -436,11 +448,15 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if h.Body != 1 || !wire.TxStatus(body[0]).Valid() {
 		return false, fmt.Errorf("ReadyForQuery: %w", wire.ErrMessage)
 	}
+	answered := !c.q.empty() && c.q.at(0).Answer
 	v, err := c.q.reply(h.Type, body)
 	if err != nil {
 		return false, err
 	}
 	c.status = wire.TxStatus(body[0])
+	if answered {
+		c.answeredLocked()
+	}
 	if s.now == 0 {
 		s.now = c.now()
 	}
@@ -529,6 +545,7 @@ func (c *Conn) fail(err error) {
 
 // loseLocked tells those who wait that nothing more will come.
 func (c *Conn) loseLocked() {
+	c.unpinLocked(PinAll)
 	c.movedLocked()
 	c.wakeQuietLocked()
 }

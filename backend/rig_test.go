@@ -65,6 +65,8 @@ func (r *rig) Release(*Conn) {
 }
 
 func (r *rig) Reset(c *Conn) { r.Release(c) }
+func (r *rig) Pin(bool) bool { return true }
+func (r *rig) Unpin()        {}
 
 func (r *rig) Discard(_ *Conn, err error) {
 	r.mu.Lock()

@@ -125,6 +125,25 @@ func (v TransactionReads) String() string { return word(transactionReads, v) }
 // UnmarshalText accepts the words of the file.
 func (v *TransactionReads) UnmarshalText(p []byte) error { return setWord(v, transactionReads, p) }
 
+// OnSessionState says what becomes of a statement that leaves in its session what
+// cannot be carried to another server connection.
+type OnSessionState uint8
+
+// What becomes of such statements.
+const (
+	StatePin    OnSessionState = iota // the server connection stays with the client
+	StateError                        // they are refused
+	StateIgnore                       // they run, and what they leave is cleared away
+)
+
+var onSessionStates = []string{"pin", "error", "ignore"}
+
+// String is the word of the file.
+func (v OnSessionState) String() string { return word(onSessionStates, v) }
+
+// UnmarshalText accepts the words of the file.
+func (v *OnSessionState) UnmarshalText(p []byte) error { return setWord(v, onSessionStates, p) }
+
 // PrimaryReads says when the primary serves reads that a replica could.
 type PrimaryReads uint8
 

@@ -76,6 +76,7 @@ type Proxy struct {
 	ServerResetQuery      string        // "" is none
 	ServerRoundRobin      bool          // lend the connection that was used least recently, not the last one
 	MaxPreparedStatements int           // on each server connection; 0 is no limit
+	SessionAuditRatio     int           // one in so many transactions is followed by an audit of the session; 0 is none
 
 	MaxClientPreparedStatements int   // of one client; 0 is no limit
 	PreparedStatementMemory     int64 // of all clients, in bytes; 0 is no limit
@@ -157,6 +158,10 @@ type Database struct {
 
 	// Parameters of the login to the servers; "" is the server's default.
 	ClientEncoding, DateStyle, TimeZone, ApplicationName string
+
+	// Session state.
+	MaxPinned      int // server connections of a pool that it may pin to clients; 0 is half of the pool
+	OnSessionState OnSessionState
 
 	// Routing.
 	ReadWriteSplit     SplitMode

@@ -75,7 +75,7 @@ var (
 	poolWaiting     = ofPool("clients_waiting", "Clients that wait for a server connection.")
 	poolMaxWait     = ofPool("max_wait_seconds", "How long the oldest of them has waited.")
 	poolConns       = ofPool("connections", "Server connections by state.", "state")
-	poolPinned      = ofPool("connections_pinned", "Server connections that stay with their clients.")
+	poolPinned      = ofPool("connections_pinned", "Server connections that stay with their clients, by reason; one may have several.", "reason")
 	poolSize        = ofPool("connections_max", "pool_size.")
 	poolPaused      = ofPool("paused", "1 while the pool is paused.")
 	poolXacts       = ofPool("transactions_total", "Transactions.")
@@ -127,7 +127,9 @@ func (c collector) pools(s sender) {
 		} {
 			gauge(poolConns, float64(n), state)
 		}
-		gauge(poolPinned, float64(st.Pinned))
+		for why, n := range st.PinReasons {
+			gauge(poolPinned, float64(n), why)
+		}
 		gauge(poolSize, float64(st.Limits.Size))
 		gauge(poolPaused, truth(st.Paused))
 		n := &st.Counters

@@ -21,7 +21,7 @@ const roomTick = 20 * time.Millisecond
 // but the limits that pools share hold for it: it waits for room, and while the
 // pool is paused, until ctx ends. It ends with the pool, and when the pool's
 // connections are renewed.
-func (p *Pool) Dial(ctx context.Context, sink backend.Sink, pin string) (*backend.Conn, error) {
+func (p *Pool) Dial(ctx context.Context, sink backend.Sink) (*backend.Conn, error) {
 	if err := p.takeApart(ctx); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (p *Pool) Dial(ctx context.Context, sink backend.Sink, pin string) (*backen
 		p.endApartLocked()
 		return nil, ErrClosed
 	}
-	if err := c.Send(&backend.Parcel{Pin: pin}); err != nil {
+	if err := c.Send(&backend.Parcel{Pin: backend.PinApart}); err != nil {
 		delete(p.apart, c)
 		p.endLocked(c)
 		return nil, err
@@ -102,6 +102,12 @@ func (a apart) Release(c *backend.Conn) { a.p.Forgo(c) }
 
 // Reset does not happen either.
 func (a apart) Reset(c *backend.Conn) { a.p.Forgo(c) }
+
+// Pin counts nothing: such connections are no client's.
+func (a apart) Pin(bool) bool { return true }
+
+// Unpin counts nothing.
+func (a apart) Unpin() {}
 
 // Discard counts out a connection that has ended.
 func (a apart) Discard(c *backend.Conn, _ error) { a.p.Forgo(c) }

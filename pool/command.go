@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"pgproxy/backend"
@@ -173,6 +174,7 @@ type Stats struct {
 	Active, Idle, Used, Tested, Login int // server connections
 	ActiveCancel, BeingCanceled       int
 	Pinned                            int
+	PinReasons                        map[string]int // connections by reason; one may have several
 
 	Paused bool
 
@@ -271,8 +273,14 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 			i.State = "idle"
 			st.Idle++
 		}
-		if i.Pinned != "" {
+		if i.Pinned != 0 {
 			st.Pinned++
+			if st.PinReasons == nil {
+				st.PinReasons = make(map[string]int)
+			}
+			for _, why := range strings.Split(i.Pinned.String(), ", ") {
+				st.PinReasons[why]++
+			}
 		}
 		infos = append(infos, i)
 	}

@@ -40,6 +40,7 @@ type Limits struct {
 	CheckQuery   string        // "off": never checked
 	LoginRetry   time.Duration // least time between failed logins
 	CheckTimeout time.Duration
+	MaxPinned    int // connections that session state may pin to their clients
 }
 
 // Waiter is a client's place in a queue. It belongs to one client's goroutine,
@@ -69,6 +70,8 @@ type Pool struct {
 	server config.Server
 	load   *atomic.Int64 // leases of all pools of this server
 
+	pinned     atomic.Int64 // connections that session state pins to their clients
+	maxPinned  atomic.Int64
 	checkDelay atomic.Int64 // idle longer than this in ns: checked before it is lent; 0: never
 	wary       atomic.Int64 // until when connections are looked at before they are lent; 0: no reason to
 

@@ -153,7 +153,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 		RoundRobin: x.ServerRoundRobin, MaxDB: db.MaxDBConnections, MaxUser: x.MaxUserConnections,
 		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: db.ServerLifetime,
 		CheckDelay: x.ServerCheckDelay, CheckQuery: x.ServerCheckQuery, LoginRetry: x.ServerLoginRetry,
-		CheckTimeout: max(x.ServerConnectTimeout, time.Second),
+		CheckTimeout: max(x.ServerConnectTimeout, time.Second), MaxPinned: db.MaxPinned,
 	}
 	mode := db.PoolMode
 	if u := cfg.Users[p.Key.User]; u != nil {
@@ -173,10 +173,14 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 			mode = u.PoolMode
 		}
 	}
+	if l.MaxPinned == 0 {
+		l.MaxPinned = (l.Size + 1) / 2
+	}
 	d := p.set.dialer(cfg, db)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limits, p.dialer, p.Mode, p.entry = l, d, mode, db.Name
+	p.maxPinned.Store(int64(l.MaxPinned))
 	if l.CheckQuery == config.CheckQueryOff {
 		p.checkDelay.Store(0)
 	} else {

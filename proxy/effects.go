@@ -4,35 +4,20 @@ import (
 	"strings"
 
 	"pgproxy/backend"
+	"pgproxy/config"
 	"pgproxy/router"
 	"pgproxy/wire"
 )
 
 // What statements do to the state of a session, and how it stays the client's
-// own: settings that a plain SET changes are remembered and applied to whichever
-// server connection the client gets next. Whatever cannot be replayed pins the
-// connection to the client.
+// own. A setting that is changed by a statement alone, outside a transaction, is
+// taken over when its statement has succeeded. Where more than that statement
+// decides what remains, the server is asked before the connection is lent again
+// (backend.Ask). Whatever cannot be replayed pins the connection (pins.go).
 
 // stateEffects change what must be remembered. They are acted on when their
 // statement has succeeded.
 const stateEffects = router.EffectSet | router.EffectDiscardAll | router.EffectDeallocateAll
-
-// pins are the effects that tie a client to its server connection.
-var pins = []struct {
-	effect router.Effect
-	reason string
-}{
-	{router.EffectPrepare, "PREPARE"},
-	{router.EffectListen, "LISTEN"},
-	{router.EffectTemp, "temporary object"},
-	{router.EffectAdvisoryLock, "session advisory lock"},
-	{router.EffectHoldCursor, "cursor WITH HOLD"},
-}
-
-const (
-	pinSetting = backend.PinBrief
-	pinSet     = "setting changed where it cannot be followed"
-)
 
 // before brings the session to rest in front of a statement that changes state,
 // so that it can be told apart whether the statement stands in a transaction.
@@ -53,8 +38,11 @@ func (s *Session) calm(a *assembly) error {
 }
 
 // effects notes what the statement that is about to be sent will do. alone says
-// that nothing else is in its batch, so that its end tells all.
-func (s *Session) effects(a *assembly, plan *router.Plan, alone bool) {
+// that nothing else is in its batch, so that its end tells all. params is what
+// stands behind the names in its Bind; nil where there is none, or not all of it
+// is in hand.
+func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []byte) {
+	a.statement = plan
 	e := plan.Effects
 	if e == 0 {
 		return
@@ -64,33 +52,55 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool) {
 	}
 	if e.Any(router.EffectOther) {
 		a.dirty = true
+		switch {
+		case plan.Unread:
+		case s.db.OnSessionState == config.StatePin:
+			s.ask(a, backend.AskSettings|backend.AskObjects)
+		default:
+			s.ask(a, backend.AskSettings)
+		}
 	}
 	if e.Any(router.EffectDDL) && !e.Any(router.EffectTemp) && s.prover != nil {
 		s.prover.Changed(router.Nanotime(), false)
 		s.ddl.Store(s.prover)
 	}
-	for _, p := range pins {
-		if e.Any(p.effect) {
-			a.pin = p.reason
-		}
+	if e.Any(router.EffectGiveBack) && s.lease.Pinned(s)&backend.PinState != 0 {
+		s.ask(a, backend.AskObjects)
 	}
 	s.listensThere = s.listensThere || e.Any(router.EffectListen)
 	if !e.Any(stateEffects) {
 		return
 	}
 	st := s.lease.State()
-	followed := alone && s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing && replayable(plan)
-	switch {
-	case !followed && e.Any(router.EffectSet|router.EffectDiscardAll):
-		a.pin = pinSet
-	case a.pin == "":
-		a.pin = pinSetting // settle needs the connection
+	followed := alone && s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing
+	if followed && e.Any(router.EffectSet) && len(plan.Vars) == 0 {
+		followed = false
 	}
-	if s.barrier == nil || !followed {
-		s.barrier = plan
-		s.barrierErrors = st.Errors
-		s.barrierAlone = followed
-		s.barrierChange = s.srv.changes.Load()
+	if !followed && e.Any(router.EffectSet|router.EffectDiscardAll) {
+		s.ask(a, backend.AskSettings|backend.AskObjects)
+		a.names = append(a.names, plan.Settings...)
+		for _, n := range plan.SettingParams {
+			if name, ok := wire.ReadBindParam(params, n); ok {
+				a.names = append(a.names, strings.ToLower(string(name)))
+			}
+		}
+	}
+	if followed || e.Any(router.EffectDeallocateAll|router.EffectDiscardAll) {
+		a.pin |= backend.PinBrief // settle needs the connection
+		if s.barrier == nil || !followed {
+			s.barrier = plan
+			s.barrierErrors = st.Errors
+			s.barrierAlone = followed
+			s.barrierChange = s.srv.changes.Load()
+		}
+	}
+}
+
+// ask has the server asked when the connection comes free, unless it is the
+// client's own for good.
+func (s *Session) ask(a *assembly, what backend.Ask) {
+	if !s.sessionMode() {
+		a.ask |= what
 	}
 }
 
@@ -145,26 +155,15 @@ func (s *Session) wanted(c *backend.Conn, plan *router.Plan) *backend.Settings {
 	return want
 }
 
-// replayable reports whether the settings that a statement changes can be set
-// again with set_config to the same end.
-func replayable(plan *router.Plan) bool {
-	if plan.Effects.Any(router.EffectSet) && len(plan.Vars) == 0 {
-		return false
-	}
-	for _, v := range plan.Vars {
-		if v.Name == "session_authorization" {
-			return false
-		}
-	}
-	return true
-}
-
 // settle sends what has been put together, waits until it is answered, and acts
 // on a statement that changes state.
 func (s *Session) settle(a *assembly) error {
 	plan := s.barrier
 	s.barrier = nil
 	c := s.lease
+	if s.barrierAlone && !s.sessionMode() {
+		s.read(a, plan)
+	}
 	if err := s.flush(a); err != nil {
 		return err
 	}
@@ -173,7 +172,7 @@ func (s *Session) settle(a *assembly) error {
 		return s.lostBatch()
 	}
 	st := c.State()
-	clean := false
+	pins := backend.PinBrief
 	if st.Dropped {
 		s.dropStatements(s.barrierChange)
 	}
@@ -183,46 +182,57 @@ func (s *Session) settle(a *assembly) error {
 			s.unlistenAll()
 			s.listensThere = false
 			s.resetOwn()
-			clean = true
+			pins |= backend.PinState
 		}
 		if st.Status == wire.TxIdle {
 			for _, v := range plan.Vars {
-				s.follow(c, v)
+				s.follow(c, v, st.Read)
 			}
 		}
 	}
 	if err := c.Send(&backend.Parcel{}); err != nil {
 		return err
 	}
-	switch {
-	case s.sessionMode():
-	case clean:
-		c.Unpin("")
-	default:
-		c.Unpin(pinSetting)
-	}
+	c.Unpin(pins)
 	return nil
 }
 
-// follow takes over a setting that the server has changed.
-func (s *Session) follow(c *backend.Conn, v router.Var) {
-	if v.Local || strings.HasPrefix(v.Name, "transaction_") {
+// read has the server say, behind a statement that sets settings, what it has
+// made of their values: they are compared by that.
+func (s *Session) read(a *assembly, plan *router.Plan) {
+	var names []string
+	for _, v := range plan.Vars {
+		if _, reported := s.lease.Reported(v.Name); !reported && !v.Local && !v.Reset && v.Name != "role" {
+			names = append(names, v.Name)
+		}
+	}
+	if len(names) > 0 {
+		p := a.out.Made()
+		a.owed, *p = s.lease.AppendRead(names, a.owed, *p)
+	}
+}
+
+// follow takes over a setting that the server has changed; read has the values as
+// the server shows them.
+func (s *Session) follow(c *backend.Conn, v router.Var, read *backend.Settings) {
+	if v.Local {
 		return
 	}
 	want, have := s.settings.Load(), c.Applied()
 	switch {
 	case v.All:
 		s.resetOwn()
-		// RESET ALL spares the role.
-		role, had := have.Get("role")
-		wanted, wants := want.Get("role")
-		want, have = s.base.Without("role"), nil
-		if had {
-			have = have.With("role", role)
+		// RESET ALL spares the roles.
+		kept := want
+		want, have = s.base.Without("role").Without("session_authorization"), nil
+		for _, name := range [...]string{"role", "session_authorization"} {
+			if x, ok := kept.Get(name); ok {
+				want, have = want.With(name, x), have.With(name, x)
+			}
 		}
-		if wants {
-			want = want.With("role", wanted)
-		}
+	case v.Name == "session_authorization":
+		// Session.Reported knows it. The role goes with it.
+		want, have = want.Without("role"), have.Without("role")
 	case v.Reset:
 		have = have.Without(v.Name)
 		if b, ok := s.base.Get(v.Name); ok {
@@ -234,7 +244,11 @@ func (s *Session) follow(c *backend.Conn, v router.Var) {
 		if _, ok := c.Reported(v.Name); ok {
 			return // Session.Reported has taken over what the server has made of it
 		}
-		want, have = want.With(v.Name, v.Value), have.With(v.Name, v.Value)
+		value := v.Value
+		if x, ok := read.Get(v.Name); ok {
+			value = x
+		}
+		want, have = want.With(v.Name, value), have.With(v.Name, value)
 	}
 	s.settings.Store(want)
 	c.SetApplied(have)

@@ -312,7 +312,7 @@ func (s *Session) parseUnnamed(a *assembly, q []byte, h wire.Header, m wire.Pars
 // longParse relays a Parse that is too long to be kept. The statement exists on
 // this one server connection, which stays with the client for that reason.
 func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, error) {
-	name, _, ok := wire.String(q[wire.HeaderLen:])
+	name, text, ok := wire.String(q[wire.HeaderLen:])
 	if !ok {
 		if len(q) > maxName {
 			return 0, false, errName
@@ -330,7 +330,10 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 		s.unnamed = unnamedStatement{id: s.srv.changes.Add(1), plan: router.TooLarge()}
 		s.lease.SetUnnamed(s.unnamed.id)
 	}
-	a.pin, a.wrote = "prepared statement longer than max_query_parse_size", true
+	if e := s.pin(a, backend.PinStatement, text); e != nil {
+		return s.refuse(a, e, h)
+	}
+	a.wrote = true
 	s.unit.keep = false
 	s.push(a, backend.Parse)
 	return s.stream(h)
@@ -399,8 +402,15 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		if err := s.bindListen(portal, run.Listens[0]); err != nil {
 			return 0, false, err
 		}
-	} else if run.Effects != 0 {
-		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q))
+	} else {
+		var params []byte
+		if len(q) >= h.Size() && plan.Use == router.PreparedNone {
+			params = body[n:]
+		}
+		if e := s.pin(a, pinsOf(run, params), s.statementText(name)); e != nil {
+			return s.refuse(a, e, h)
+		}
+		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q), params)
 		s.signal |= signalOf(run)
 	}
 	if len(name) == 0 || st == nil {

@@ -76,7 +76,7 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 		Log: log, Now: router.Nanotime, Load: h.Topo.load,
 		Dial: func(cfg *config.Config, db *config.Database) *backend.Dialer {
 			return &backend.Dialer{
-				Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, CancelWait: cfg.Proxy.CancelWaitTimeout},
+				Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, AuditRatio: cfg.Proxy.SessionAuditRatio, CancelWait: cfg.Proxy.CancelWaitTimeout},
 				ConnectTimeout: cfg.Proxy.ServerConnectTimeout, ConnectQuery: db.ConnectQuery, Now: router.Nanotime,
 				TLS: &db.TLS,
 			}

@@ -199,6 +199,7 @@ func TestDeallocateOther(t *testing.T) {
 			b.Send(pgtest.Parse("mine", "SELECT 'text of b'"), use)
 			answer(b)
 			a.Query(sql)
+			a.Terminate() // it has kept the connection for what it has prepared
 			b.Send(use)
 			if got := answer(b); got != "2 D(text of b) C(SELECT 1) Z(I)" {
 				t.Errorf("the owner got %s", got)

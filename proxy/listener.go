@@ -185,7 +185,7 @@ func (l *listener) connect(first bool) (*line, error) {
 	ctx, stop := context.WithTimeout(l.srv.ctx, listenPause)
 	defer stop()
 	n := &line{l: l, pool: p, lost: make(chan struct{})}
-	n.conn, err = p.Dial(ctx, n, "listener")
+	n.conn, err = p.Dial(ctx, n)
 	if err != nil {
 		return nil, err
 	}

@@ -15,19 +15,22 @@ import (
 // assembly is what one call of onClient puts together for the server. It is
 // borrowed for the call.
 type assembly struct {
-	owed     []backend.Owed
-	out      netio.Gather
-	holding  bool // s.lease is kept: something must be sent, if only nothing
-	wrote    bool
-	dirty    bool
-	pin      string
-	explains bool // the statement at hand asks to be explained
-	parses   int
-	binds    int
-	trial    backend.Trial
-	now      int64  // when the client's bytes came; 0 after something was sent or waited for
-	memoText []byte // of the last statement looked at, and its plan
-	memo     *router.Plan
+	owed      []backend.Owed
+	out       netio.Gather
+	holding   bool // s.lease is kept: something must be sent, if only nothing
+	wrote     bool
+	dirty     bool
+	pin       backend.Pin
+	ask       backend.Ask
+	names     []string     // of settings to ask for
+	statement *router.Plan // the last one
+	explains  bool         // the statement at hand asks to be explained
+	parses    int
+	binds     int
+	trial     backend.Trial
+	now       int64  // when the client's bytes came; 0 after something was sent or waited for
+	memoText  []byte // of the last statement looked at, and its plan
+	memo      *router.Plan
 }
 
 var assemblies = sync.Pool{New: func() any { return new(assembly) }}
@@ -39,7 +42,8 @@ func (a *assembly) reset() {
 		a.owed = nil
 	}
 	a.out.Reset()
-	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, "", 0, 0
+	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, 0, 0, 0
+	a.ask, a.names, a.statement = 0, nil, nil
 	a.trial = backend.Trial{}
 	a.memoText, a.memo, a.now, a.explains = nil, nil, 0, false
 }
@@ -146,10 +150,14 @@ func (s *Session) flush(a *assembly) error {
 	if !a.holding {
 		return nil
 	}
-	err := s.lease.Send(&backend.Parcel{
+	p := backend.Parcel{
 		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Pin: a.pin,
-		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses,
-	})
+		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses, Ask: a.ask, Names: a.names,
+	}
+	if a.statement != nil {
+		p.Statement = a.statement
+	}
+	err := s.lease.Send(&p)
 	a.reset()
 	if errors.Is(err, backend.ErrUnsent) {
 		s.lease = nil
@@ -207,7 +215,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 		if err := s.need(a, functionPlan); err != nil {
 			return s.failQuery(err, h)
 		}
-		s.effects(a, functionPlan, false)
+		s.effects(a, functionPlan, false, nil)
 		s.push(a, backend.Function)
 		return s.stream(h)
 	case wire.CopyData, wire.CopyDone, wire.CopyFail:
@@ -291,15 +299,18 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 			return n, false, err
 		}
 	}
-	s.effects(a, plan, !s.open)
+	s.unnamed.drop() // as the server does
+	s.lease.NoUnnamed()
+	if e := s.pin(a, pinsOf(plan, nil), q[wire.HeaderLen:min(len(q), h.Size())]); e != nil {
+		return s.refuse(a, e, h)
+	}
+	s.effects(a, plan, !s.open, nil)
 	o.Signal = signalOf(plan)
 	a.owed = append(a.owed, o)
 	s.forged = false
 	if o.Change != 0 {
 		s.batches++ // an error here does not skip what comes behind
 	}
-	s.unnamed.drop() // as the server does
-	s.lease.NoUnnamed()
 	if len(q) < h.Size() {
 		return s.stream(h)
 	}
@@ -414,7 +425,7 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 	}
 	a.holding = true
 	if s.mode == config.PoolSession {
-		a.pin = "pool_mode session"
+		a.pin |= backend.PinSession
 	}
 	s.followTransaction(plan)
 	if want := s.wanted(c, plan); c.Applied() != want {
@@ -431,8 +442,8 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 // refuses one, the client hears that in place of its statement, which must not
 // run under others.
 func (s *Session) adopted(a *assembly) error {
-	pin := a.pin
-	a.pin = backend.PinBrief
+	pin, brief := a.pin, backend.PinBrief&^a.pin
+	a.pin |= backend.PinBrief
 	if err := s.flush(a); err != nil {
 		return err
 	}
@@ -444,15 +455,13 @@ func (s *Session) adopted(a *assembly) error {
 	a.holding, a.pin = true, pin
 	failed := c.State().Failed
 	if failed == nil {
-		if pin == "" {
-			c.Unpin(backend.PinBrief) // it is held
-		}
+		c.Unpin(brief) // it is held
 		return nil
 	}
 	if err := c.Send(&backend.Parcel{}); err != nil {
 		return err
 	}
-	c.Unpin(backend.PinBrief) // to be discarded
+	c.Unpin(backend.PinAll) // to be discarded
 	a.reset()
 	s.lease = nil
 	failed.Severity = wire.SeverityError

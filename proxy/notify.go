@@ -300,12 +300,9 @@ func (s *Session) listenExecute(a *assembly, q []byte, h wire.Header) (n int, mo
 	return h.Size(), false, true, nil
 }
 
-// pinCommit keeps the connection until it is known what has been committed,
-// unless something keeps it longer.
+// pinCommit keeps the connection until it is known what has been committed.
 func (a *assembly) pinCommit() {
-	if a.pin == "" || a.pin == backend.PinBrief {
-		a.pin = backend.PinCommit
-	}
+	a.pin |= backend.PinCommit
 }
 
 // listens reports whether the end of the transaction is to be watched.
@@ -340,7 +337,15 @@ func (s *Session) listenMixed(a *assembly, plan *router.Plan, q []byte, h wire.H
 		at = p.End
 	}
 	b.WriteString(sql[at:])
-	s.effects(a, &router.Plan{Class: plan.Class, Reason: plan.Reason, Effects: plan.Effects &^ router.EffectListen}, !s.open)
+	rest := &router.Plan{
+		Class: plan.Class, Reason: plan.Reason, Effects: plan.Effects &^ router.EffectListen,
+		Settings: plan.Settings, SettingsHidden: plan.SettingsHidden,
+	}
+	if e := s.pin(a, pinsOf(rest, nil), []byte(sql)); e != nil {
+		n, _, err := s.refuse(a, e, h)
+		return n, true, err
+	}
+	s.effects(a, rest, !s.open, nil)
 	a.pinCommit()
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Query, Sink: s, Tags: tags, Signal: signalOf(plan)})
 	s.forged = false

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"pgproxy/backend"
 	"pgproxy/pgtest"
 	"pgproxy/proxy"
 	"pgproxy/router"
@@ -531,7 +532,7 @@ func TestListenOtherEncoding(t *testing.T) {
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust})
 	a, b := h.Client(t, "client_encoding", "LATIN1"), h.Client(t)
 	same(t, a, "LISTEN one", "C(LISTEN) Z(I)")
-	if got := h.server(t).Pinned; got != "LISTEN" {
+	if got := h.server(t).Pinned; got != backend.PinListen {
 		t.Errorf("pinned: %q", got)
 	}
 	same(t, b, "NOTIFY one, 'é'", "C(NOTIFY) Z(I)")

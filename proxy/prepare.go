@@ -35,7 +35,10 @@ func (s *Session) resolved(plan *router.Plan) *router.Plan {
 	if args.Class == router.ClassRead && plan.Target == "" {
 		return runs
 	}
-	p := &router.Plan{Class: router.ClassPrimary, Reason: args.Reason, Effects: runs.Effects | args.Effects, Target: plan.Target}
+	p := &router.Plan{
+		Class: router.ClassPrimary, Reason: args.Reason, Effects: runs.Effects | args.Effects, Target: plan.Target,
+		Settings: runs.Settings, SettingsHidden: runs.SettingsHidden || len(runs.SettingParams) > 0,
+	}
 	if args.Class == router.ClassRead {
 		p.Class, p.Reason, p.Tag = runs.Class, runs.Reason, runs.Tag
 	}
@@ -236,8 +239,8 @@ func (s *Session) refusePrepare(a *assembly, e *wire.Error) (run *router.Plan, d
 // ensured waits until the server has what was put together for a simple query. An
 // error is the client's answer.
 func (s *Session) ensured(a *assembly) (done bool, err error) {
-	pin, wrote := a.pin, a.wrote
-	a.pin = backend.PinBrief
+	pin, wrote, brief := a.pin, a.wrote, backend.PinBrief&^a.pin
+	a.pin |= backend.PinBrief
 	if err := s.flush(a); err != nil {
 		return false, err
 	}
@@ -247,9 +250,7 @@ func (s *Session) ensured(a *assembly) (done bool, err error) {
 		return false, s.lostBatch()
 	}
 	a.holding, a.pin, a.wrote = true, pin, wrote
-	if pin == "" {
-		c.Unpin(backend.PinBrief) // it is held
-	}
+	c.Unpin(brief) // it is held
 	st := c.State()
 	if st.Failed == nil {
 		return false, nil

@@ -12,7 +12,10 @@ import (
 // The Session as its server connection sees it. These methods are called by the
 // connection's goroutine.
 
-var _ backend.Sink = (*Session)(nil)
+var (
+	_ backend.Sink     = (*Session)(nil)
+	_ backend.Follower = (*Session)(nil)
+)
 
 // Lock takes the right to write to the client. A client that listens has its own
 // notifications by then.
@@ -51,7 +54,7 @@ func (s *Session) write(p []byte) error {
 func (s *Session) Reported(name, value string, login bool) {
 	name = strings.ToLower(name)
 	cur := s.settings.Load()
-	if login && s.base == nil {
+	if _, based := s.base.Get(name); login && !based {
 		s.settings.Store(cur.Without(name))
 		return
 	}

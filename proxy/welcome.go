@@ -95,17 +95,25 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 	for _, x := range want.List() {
 		next := accepted.With(x.Name, x.Value)
 		owed, p, _ := c.Adopt(next, nil, nil)
-		if err := c.Send(&backend.Parcel{Owed: owed, Bytes: p, Pin: "login"}); err != nil {
+		if _, reported := c.Reported(x.Name); !reported {
+			owed, p = c.AppendRead([]string{x.Name}, owed, p)
+		}
+		if err := c.Send(&backend.Parcel{Owed: owed, Bytes: p, Pin: backend.PinBrief}); err != nil {
 			return nil, nil, err
 		}
 		c.Quiet(s)
 		if !c.Hold(s) {
 			return nil, nil, s.endReason()
 		}
-		switch e := c.State().Failed; {
+		st := c.State()
+		switch e := st.Failed; {
 		case e == nil:
 			accepted = next
-			if v, ok := c.Reported(x.Name); ok && v != x.Value {
+			v, ok := c.Reported(x.Name)
+			if !ok {
+				v, ok = st.Read.Get(x.Name)
+			}
+			if ok && v != x.Value {
 				// The value may have been a part of one, as in "dmy" for DateStyle.
 				accepted = accepted.With(x.Name, v)
 				c.SetApplied(accepted)
@@ -120,7 +128,7 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 	if err := c.Send(&backend.Parcel{}); err != nil {
 		return nil, nil, err
 	}
-	c.Unpin("")
+	c.Unpin(backend.PinBrief)
 	return params, accepted, nil
 }
 

@@ -42,7 +42,7 @@ func analyse(text []byte) *Plan {
 	if err != nil {
 		// Most likely the server refuses it too. If it is newer than this
 		// parser it may do anything.
-		return &Plan{Reason: reasonNoParse, Effects: EffectWrite | EffectOther}
+		return &Plan{Reason: reasonNoParse, Effects: EffectWrite | EffectOther, Unread: true}
 	}
 	switch len(tree.GetStmts()) {
 	case 0:
@@ -71,6 +71,8 @@ func analyse(text []byte) *Plan {
 		if one.Use != PreparedNone {
 			p.Use = PreparedAll
 		}
+		p.Settings = append(p.Settings, one.Settings...)
+		p.SettingsHidden = p.SettingsHidden || one.SettingsHidden
 		p.Listens = append(p.Listens, one.Listens...)
 	}
 	if len(p.Listens) < len(tree.GetStmts()) {
@@ -94,6 +96,10 @@ type findings struct {
 	hard    Reason // the first one that no catalog can clear; "" if none
 	sure    Effect // of those
 	refs    refs
+
+	settings []string // as in Plan
+	params   []int
+	hidden   bool
 }
 
 // refuse notes that something is harmful whatever the catalog says, and what it
@@ -254,13 +260,11 @@ func (f *findings) function(n *pg.FuncCall) {
 	case functionSequence:
 		f.refuse("write: "+clean(name), EffectWrite)
 	case functionSetConfig:
-		effects := EffectSet
-		if args := n.GetArgs(); len(args) == 3 && args[2].GetAConst().GetBoolval().GetBoolval() {
-			effects = 0
-		}
-		f.refuse("session state: set_config", effects)
-	case functionXactLock, functionUnlock:
+		f.refuse("session state: set_config", f.setConfig(n.GetArgs()))
+	case functionXactLock:
 		f.refuse("lock: "+clean(name), 0)
+	case functionUnlock:
+		f.refuse("lock: "+clean(name), EffectGiveBack)
 	case functionSessionLock:
 		f.refuse("lock: "+clean(name), EffectAdvisoryLock)
 	case functionSessionState:
@@ -279,6 +283,30 @@ func (f *findings) function(n *pg.FuncCall) {
 			f.doubt("function not known to be pure: "+dotted(n.GetFuncname()), EffectWrite)
 		}
 	}
+}
+
+// setConfig judges the arguments of a set_config: name, value and is_local.
+func (f *findings) setConfig(args []*pg.Node) Effect {
+	if len(args) != 3 {
+		f.hidden = true
+		return EffectSet
+	}
+	if args[2].GetAConst().GetBoolval().GetBoolval() {
+		return 0
+	}
+	name := args[0]
+	for name.GetTypeCast() != nil {
+		name = name.GetTypeCast().GetArg()
+	}
+	switch {
+	case name.GetAConst().GetSval() != nil:
+		f.settings = append(f.settings, strings.ToLower(name.GetAConst().GetSval().GetSval()))
+	case name.GetParamRef() != nil:
+		f.params = append(f.params, int(name.GetParamRef().GetNumber()))
+	default:
+		f.hidden = true
+	}
+	return EffectSet
 }
 
 func (f *findings) operator(name []*pg.Node) {

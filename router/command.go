@@ -48,7 +48,9 @@ func planSet(n *pg.VariableSetStmt) *Plan {
 			return &Plan{Reason: reasonOwn, Tag: tag, Bad: &Refusal{"22023", "invalid value for parameter \"" + name + "\": want a word or a string"}}
 		}
 		if !ok {
-			return primary("session: SET "+clean(name), tag, setEffect(local))
+			p := primary("session: SET "+clean(name), tag, setEffect(local))
+			p.Settings = []string{name}
+			return p
 		}
 		v.Value = value
 	default:
@@ -68,7 +70,7 @@ func planSet(n *pg.VariableSetStmt) *Plan {
 		return primary("session: "+Reason(tag)+" seed", tag, EffectSet|EffectOther)
 	}
 	p := primary("session: "+Reason(tag)+" "+clean(name), tag, setEffect(v.Local))
-	p.Vars = []Var{v}
+	p.Vars, p.Settings = []Var{v}, []string{name}
 	if name == "search_path" && tempFirst(v.Value) {
 		p.Effects |= EffectTemp // from here on tables are made in pg_temp
 	}
@@ -109,6 +111,9 @@ func planSetMulti(n *pg.VariableSetStmt) *Plan {
 	case "SESSION CHARACTERISTICS":
 		p := primary("session: SET SESSION CHARACTERISTICS", "SET", EffectSet)
 		p.Vars = transactionVars(n.GetArgs(), "default_")
+		for _, v := range p.Vars {
+			p.Settings = append(p.Settings, v.Name)
+		}
 		return p
 	case "TRANSACTION SNAPSHOT":
 		return primary("transaction: SET TRANSACTION SNAPSHOT", "SET", 0)

@@ -85,13 +85,16 @@ const (
 	EffectChannels
 	// EffectMulti marks a string of several statements.
 	EffectMulti
+	// EffectGiveBack may take away what EffectListen, EffectTemp,
+	// EffectAdvisoryLock, EffectHoldCursor or EffectPrepare have left.
+	EffectGiveBack
 )
 
 var effectNames = [...]string{
 	"begin", "begin_read_only", "end", "set", "prepare", "deallocate",
 	"deallocate_all", "discard_all", "listen", "temp", "advisory_lock",
 	"hold_cursor", "copy", "ddl", "write", "other", "cancel",
-	"terminate", "channels", "multi",
+	"terminate", "channels", "multi", "give_back",
 }
 
 // Has reports whether every bit of want is set.
@@ -134,12 +137,23 @@ type Plan struct {
 	Tag string
 	// Vars is set for a single SET or RESET statement of plain settings.
 	Vars []Var
+	// Settings are the names, in lower case, of what EffectSet may change, as
+	// far as the text says them. SettingParams are the numbers of the parameters
+	// ($1 is 1) whose values are further names, and SettingsHidden says that
+	// there may be names that only the server knows.
+	Settings       []string
+	SettingParams  []int
+	SettingsHidden bool
 	// Listens is set for a text of LISTEN and UNLISTEN statements only: those
 	// statements, in order.
 	Listens []Listen
 	// Proxy is set for a single SHOW, SET or RESET of pgproxy.*: the proxy
 	// answers it and no server sees it.
 	Proxy *Command
+
+	// Unread says that the text could not be read: most likely it is no SQL.
+	Unread bool
+
 	// Target is the word of a leading hint, as in
 	// /* pgproxy: target=replica */: "primary", "replica" or a group's name,
 	// in lower case; "" for none.
@@ -196,6 +210,39 @@ func (p *Plan) Refused() string {
 	return ""
 }
 
+// String tells the statement by its shape, without a literal; by the reason where
+// no shape is known.
+func (p *Plan) String() string {
+	if p.draft != nil {
+		return p.draft.String()
+	}
+	if p.shape == "" {
+		return string(p.Reason)
+	}
+	return bounded(display(p.shape))
+}
+
+// Display writes a statement for people, without its literals.
+func Display(sql []byte) string {
+	const most = 2 << 10
+	return bounded(display(" " + string(sql[:min(len(sql), most)])))
+}
+
+// bounded cuts a text that is to stand in one line.
+func bounded(s string) string {
+	const most = 300
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + " ..."
+	}
+	return s
+}
+
 // Refusal is what a client is told that asks the proxy for what it cannot do.
 type Refusal struct{ Code, Message string }
 
@@ -238,6 +285,7 @@ func (p *Plan) proved() *Plan {
 		Class: p.Class, Reason: p.Reason, Effects: p.Effects, Tag: p.Tag, Vars: p.Vars, Proxy: p.Proxy,
 		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block,
 		Use: p.Use, Statement: p.Statement, Inner: p.Inner, draft: p,
+		Settings: p.Settings, SettingParams: p.SettingParams, SettingsHidden: p.SettingsHidden, Unread: p.Unread,
 	}
 }
 

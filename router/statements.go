@@ -39,6 +39,7 @@ func planOf(stmt *pg.Node) *Plan {
 		inner := planOf(n.PrepareStmt.GetQuery())
 		p := primary("session: PREPARE", "PREPARE", EffectPrepare|inner.Effects&statefulEffects)
 		p.Use, p.Statement, p.Inner = PreparedMake, n.PrepareStmt.GetName(), inner
+		p.Settings, p.SettingsHidden = inner.Settings, inner.SettingsHidden || len(inner.SettingParams) > 0
 		return p
 	case *pg.Node_ExecuteStmt:
 		return planExecute(n.ExecuteStmt)
@@ -46,15 +47,15 @@ func planOf(stmt *pg.Node) *Plan {
 		if n.DeallocateStmt.GetIsall() || n.DeallocateStmt.GetName() == "" {
 			return primary("session: DEALLOCATE ALL", "DEALLOCATE ALL", EffectDeallocateAll)
 		}
-		p := primary("session: DEALLOCATE", "DEALLOCATE", EffectDeallocate)
+		p := primary("session: DEALLOCATE", "DEALLOCATE", EffectDeallocate|EffectGiveBack)
 		p.Use, p.Statement = PreparedDrop, n.DeallocateStmt.GetName()
 		return p
 	case *pg.Node_DeclareCursorStmt:
 		f := look(n.DeclareCursorStmt.GetQuery())
 		if n.DeclareCursorStmt.GetOptions()&cursorHold != 0 {
-			return primary("cursor: DECLARE WITH HOLD", "DECLARE CURSOR", EffectHoldCursor|f.effects)
+			return f.onto(primary("cursor: DECLARE WITH HOLD", "DECLARE CURSOR", EffectHoldCursor|f.effects))
 		}
-		return primary("cursor: DECLARE", "DECLARE CURSOR", f.effects)
+		return f.onto(primary("cursor: DECLARE", "DECLARE CURSOR", f.effects))
 	case *pg.Node_CopyStmt:
 		return planCopy(n.CopyStmt)
 	case *pg.Node_CreateTableAsStmt:
@@ -85,6 +86,12 @@ func (f findings) plan(tag string) *Plan {
 	if !f.refs.empty() {
 		p.open = &open{hard: f.hard, sure: f.sure, refs: f.refs}
 	}
+	return f.onto(p)
+}
+
+// onto notes on a plan which settings were found to be changed.
+func (f findings) onto(p *Plan) *Plan {
+	p.Settings, p.SettingParams, p.SettingsHidden = f.settings, f.params, f.hidden
 	return p
 }
 
@@ -117,7 +124,9 @@ func planExplain(n *pg.ExplainStmt) *Plan {
 	inner := planOf(n.GetQuery())
 	for _, o := range n.GetOptions() {
 		if o.GetDefElem().GetDefname() == "analyze" {
-			return primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects).reads(n.GetQuery())
+			p := primary("explain: ANALYZE runs the statement", "EXPLAIN", inner.Effects).reads(n.GetQuery())
+			p.Settings, p.SettingParams, p.SettingsHidden = inner.Settings, inner.SettingParams, inner.SettingsHidden
+			return p
 		}
 	}
 	p := primary("explain: "+inner.Reason, "EXPLAIN", 0)
@@ -199,7 +208,7 @@ func planCopy(n *pg.CopyStmt) *Plan {
 	if q := n.GetQuery(); q != nil {
 		f = look(q)
 	}
-	return primary("copy: COPY TO", "COPY", EffectCopy|f.effects)
+	return f.onto(primary("copy: COPY TO", "COPY", EffectCopy|f.effects))
 }
 
 func planCreateAs(n *pg.CreateTableAsStmt) *Plan {
@@ -213,7 +222,7 @@ func planCreateAs(n *pg.CreateTableAsStmt) *Plan {
 	if n.GetInto().GetSkipData() {
 		tag = string(what)
 	}
-	return primary("ddl: "+what, tag, f.effects|EffectWrite|EffectDDL|tempEffect(n.GetInto())).reads(n.GetQuery())
+	return f.onto(primary("ddl: "+what, tag, f.effects|EffectWrite|EffectDDL|tempEffect(n.GetInto())).reads(n.GetQuery()))
 }
 
 func planDiscard(n *pg.DiscardStmt) *Plan {
@@ -223,7 +232,7 @@ func planDiscard(n *pg.DiscardStmt) *Plan {
 	case pg.DiscardMode_DISCARD_SEQUENCES:
 		return primary("session: DISCARD SEQUENCES", "DISCARD SEQUENCES", 0)
 	case pg.DiscardMode_DISCARD_TEMP:
-		return primary("session: DISCARD TEMP", "DISCARD TEMP", 0)
+		return primary("session: DISCARD TEMP", "DISCARD TEMP", EffectGiveBack)
 	}
 	return primary("session: DISCARD ALL", "DISCARD ALL", EffectDiscardAll)
 }
@@ -231,6 +240,9 @@ func planDiscard(n *pg.DiscardStmt) *Plan {
 func planListen(tag string, l Listen) *Plan {
 	p := primary("session: "+Reason(tag), tag, EffectListen)
 	p.Listens = []Listen{l}
+	if l.Stop {
+		p.Effects |= EffectGiveBack
+	}
 	return p
 }
 
@@ -250,7 +262,7 @@ var utilities = map[string]utility{
 	"DoStmt":             {"DO", "unknown code: DO", EffectWrite | EffectDDL | EffectOther},
 	"CallStmt":           {"CALL", "unknown code: CALL", EffectWrite | EffectOther},
 	"FetchStmt":          {"FETCH", "cursor: FETCH", 0},
-	"ClosePortalStmt":    {"CLOSE CURSOR", "cursor: CLOSE", 0},
+	"ClosePortalStmt":    {"CLOSE CURSOR", "cursor: CLOSE", EffectGiveBack},
 	"ConstraintsSetStmt": {"SET CONSTRAINTS", "transaction: SET CONSTRAINTS", 0},
 	"CheckPointStmt":     {"CHECKPOINT", "maintenance: CHECKPOINT", 0},
 	"TruncateStmt":       {"TRUNCATE TABLE", "write: TRUNCATE", EffectWrite},
@@ -357,6 +369,9 @@ func planUtility(stmt *pg.Node) *Plan {
 	if u.why == "" {
 		u.why = "ddl: " + Reason(u.tag)
 		u.effects = EffectDDL | EffectWrite | tempEffect(r.Get(field).Message().Interface())
+		if name == "DropStmt" || name == "DropOwnedStmt" {
+			u.effects |= EffectGiveBack
+		}
 	}
 	return primary(u.why, u.tag, u.effects)
 }

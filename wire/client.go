@@ -43,6 +43,43 @@ func ReadBindNames(p []byte) (portal, statement []byte, n int, ok bool) {
 	return portal, statement, len(p) - len(rest), true
 }
 
+// ReadBindParam returns the parameter of this number, the first being 1, from what
+// stands behind the names in a Bind body. ok is false if it is not there, or NULL.
+func ReadBindParam(p []byte, number int) (value []byte, ok bool) {
+	short := func() int {
+		if len(p) < 2 {
+			ok = false
+			return 0
+		}
+		n := int(binary.BigEndian.Uint16(p))
+		p = p[2:]
+		return n
+	}
+	ok = true
+	formats := short()
+	if !ok || len(p) < 2*formats {
+		return nil, false
+	}
+	p = p[2*formats:]
+	if n := short(); !ok || number < 1 || number > n {
+		return nil, false
+	}
+	for i := 1; ; i++ {
+		if len(p) < 4 {
+			return nil, false
+		}
+		n := int32(binary.BigEndian.Uint32(p))
+		p = p[4:]
+		if int64(n) > int64(len(p)) {
+			return nil, false
+		}
+		if i == number {
+			return p[:max(n, 0)], n >= 0
+		}
+		p = p[max(n, 0):]
+	}
+}
+
 // ReadTarget reads the body of a Describe or Close message: kind is 'S' for a
 // statement, 'P' for a portal.
 func ReadTarget(body []byte) (kind byte, name []byte, err error) {

@@ -145,7 +145,7 @@ func (a *app) suspect(database, addr string) {
 func newDialer(cfg *config.Config, db *config.Database) *backend.Dialer {
 	p := &cfg.Proxy
 	return &backend.Dialer{
-		Limits:         backend.Limits{MaxPrepared: p.MaxPreparedStatements, CancelWait: p.CancelWaitTimeout},
+		Limits:         backend.Limits{MaxPrepared: p.MaxPreparedStatements, AuditRatio: p.SessionAuditRatio, CancelWait: p.CancelWaitTimeout},
 		ConnectTimeout: p.ServerConnectTimeout,
 		Keepalive:      net.KeepAliveConfig{Enable: p.TCPKeepalive, Idle: p.TCPKeepIdle, Interval: p.TCPKeepIntvl, Count: p.TCPKeepCnt},
 		UserTimeout:    p.TCPUserTimeout,
