@@ -76,6 +76,7 @@ func init() {
 		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},
 		&entry{name: "STATEMENTS", readOnly: true, cols: columns("sN", "name", "value"), rows: showStatements},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
+		&entry{name: "ROUTES", readOnly: true, cols: routeColumns, rows: showRoutes},
 		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},
 		&entry{name: "LISTENERS", readOnly: true, cols: listenerColumns, rows: showListeners},
 		&entry{name: "FDS", cols: fdColumns, rows: nothing},

@@ -26,9 +26,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.pools(s)
 	c.health(s)
 	c.server(s)
-	for k, n := range c.m.routes.values() {
-		s.counter(routed, float64(n), k.database, k.role, k.reason)
-	}
 	s.counter(logins, float64(c.m.loginsOK.value()), "ok")
 	s.counter(logins, float64(c.m.loginsFailed.value()), "failed")
 }
@@ -198,6 +195,9 @@ func (c collector) server(s sender) {
 	s.gauge(draining, truth(st.Draining))
 	s.counter(refused, float64(st.Refused))
 	s.counter(panics, float64(st.Panics))
+	for _, r := range srv.Routes() {
+		s.counter(routed, float64(r.Count), r.Database, r.Role.String(), string(r.Reason))
+	}
 	states := make(map[[2]string]int)
 	for _, x := range srv.Sessions() {
 		if x.Database != "" { // logged in, and not to the console

@@ -36,7 +36,6 @@ type Metrics struct {
 	// Atomic.
 	server                 atomic.Pointer[proxy.Server]
 	loginsOK, loginsFailed counter
-	routes                 routes
 
 	// Guarded by mu.
 	mu   sync.Mutex

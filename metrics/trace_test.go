@@ -2,10 +2,8 @@ package metrics
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,8 +59,6 @@ func TestTraceCounts(t *testing.T) {
 		wg.Go(func() {
 			for i := range 1000 {
 				tr.Login(i%4 != 0)
-				tr.Routed("app", router.RolePrimary, "primary: hint")
-				tr.Routed("app", router.RoleReplica, "replica: read")
 			}
 		})
 	}
@@ -70,43 +66,14 @@ func TestTraceCounts(t *testing.T) {
 	if ok, failed := m.loginsOK.value(), m.loginsFailed.value(); ok != 6000 || failed != 2000 {
 		t.Errorf("logins: %d and %d", ok, failed)
 	}
-	want := map[routeKey]uint64{{"app", "primary", "primary: hint"}: 8000, {"app", "replica", "replica: read"}: 8000}
-	if got := m.routes.values(); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("routes: %v", got)
-	}
-}
-
-// TestRoutesAreBounded: clients of "*" cannot fill the memory with names.
-func TestRoutesAreBounded(t *testing.T) {
-	var r routes
-	for i := range maxRoutes + 100 {
-		r.add(routeKey{fmt.Sprint(i), "primary", "x"})
-	}
-	got := r.values()
-	if len(got) != maxRoutes+1 || got[routeKey{"(other)", "primary", "x"}] != 100 {
-		t.Errorf("%d keys, %d others", len(got), got[routeKey{"(other)", "primary", "x"}])
-	}
 }
 
 func TestTraceAllocates(t *testing.T) {
 	m := New(Options{Pools: emptySet(t)})
 	tr := m.Trace()
-	database := strings.Clone("app")
 	if n := testing.AllocsPerRun(100, func() {
-		tr.Routed(database, router.RoleReplica, "replica: read")
 		tr.Login(true)
 	}); n != 0 {
 		t.Errorf("%v allocations for each call", n)
 	}
-}
-
-func BenchmarkRouted(b *testing.B) {
-	m := New(Options{})
-	tr := m.Trace()
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			tr.Routed("app", router.RoleReplica, "replica: read")
-		}
-	})
 }

@@ -301,9 +301,7 @@ func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
 // note remembers where a statement goes, for SHOW pgproxy.route and metrics.
 func (s *Session) note(plan *router.Plan, ch router.Choice, addr string) {
 	s.route = Route{Server: addr, Role: ch.Role, Reason: ch.Reason, Plan: plan}
-	if s.srv.trace.Routed != nil {
-		s.srv.trace.Routed(s.database, ch.Role, ch.Reason)
-	}
+	s.srv.routes.add(s.database, ch.Role, ch.Reason)
 }
 
 // sessionMode reports whether the lease lasts as long as the client.

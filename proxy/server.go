@@ -72,8 +72,7 @@ type Options struct {
 
 // Trace is told of moments that metrics are made of. A nil func costs a branch.
 type Trace struct {
-	Login  func(ok bool)
-	Routed func(database string, role router.Role, reason router.Reason)
+	Login func(ok bool)
 }
 
 // Server accepts clients.
@@ -93,6 +92,7 @@ type Server struct {
 
 	console atomic.Pointer[Console]
 	current atomic.Pointer[Settings]
+	routes  routes
 	ledger  ledger // stamps of the last acknowledged writes
 
 	// Atomic, for observers.
