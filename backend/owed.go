@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"pgproxy/wire"
 )
@@ -83,6 +84,9 @@ type Owed struct {
 	// Makes and Drops say that the message is Query or Execute of a PREPARE or
 	// DEALLOCATE of Stmt.
 	Makes, Drops bool
+
+	// Told, for a Describe, takes what the answer says of the rows: see rowType.
+	Told *atomic.Uint64
 
 	// Change is the number of what the client's message does to its names of
 	// statements: see Sink.Undone. 0 is nothing.

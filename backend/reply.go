@@ -30,6 +30,10 @@ func (c *Conn) loop() {
 // anything is decided.
 func (c *Conn) inHandLocked(h wire.Header) int {
 	switch h.Type {
+	case wire.RowDescription:
+		if c.q.front().Told != nil && h.Body <= maxTold {
+			return h.Body
+		}
 	case wire.ReadyForQuery, wire.ParameterStatus:
 		return h.Body
 	case wire.CommandComplete:
@@ -276,6 +280,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		}
 	case wire.ReadyForQuery:
 		return c.ready(h, body, s)
+	case wire.RowDescription, wire.NoData:
+		if t := c.q.front().Told; t != nil && len(body) == h.Body {
+			t.Store(rowType(body))
+		}
 	case wire.ParseComplete:
 		if !c.q.empty() && c.q.at(0).Stmt != nil {
 			c.prep.settle(c.q.at(0).Stmt, true)

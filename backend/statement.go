@@ -1,5 +1,37 @@
 package backend
 
+import (
+	"hash/maphash"
+
+	"pgproxy/wire"
+)
+
+// maxTold is the longest RowDescription in bytes that is looked at.
+const maxTold = 32 << 10
+
+var rowSeed = maphash.MakeSeed()
+
+// rowType stands for the names and types of the columns in the body of a
+// RowDescription, or of NoData; never 0.
+func rowType(body []byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(rowSeed)
+	if len(body) > 2 {
+		for body = body[2:]; ; {
+			name, rest, ok := wire.String(body)
+			if !ok || len(rest) < 18 {
+				break
+			}
+			_, _ = h.Write(name)
+			_ = h.WriteByte(0)
+			_, _ = h.Write(rest[6:10])  // the type's OID
+			_, _ = h.Write(rest[12:16]) // and its modifier
+			body = rest[18:]
+		}
+	}
+	return h.Sum64() | 1
+}
+
 // Statement is a prepared statement as servers see it: one text with its
 // parameter types, under a name that no client chooses. It is immutable, so any
 // number of clients and server connections share it.
@@ -57,6 +89,16 @@ func (p *prepared) add(s *Statement) {
 		}
 		p.own[s.Name] = s
 	}
+}
+
+// Fresh reports whether the server describes s as a client that has just prepared it
+// should see it: it was prepared in the batch that is being sent, or inside the
+// transaction that is open. An older one may have been overtaken by DDL, and the
+// server does not look.
+func (c *Conn) Fresh(s *Statement) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status != wire.TxIdle || !c.q.empty() || c.prep.used[s].sent > c.prep.mark
 }
 
 // clear notes that the server has no statement any more.

@@ -493,10 +493,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 			if st := s.stmts[string(name)]; st != nil {
 				s.expose(a, st.runs())
 				s.prepare(a, st, 0, false)
-				a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Sink: s, Stmt: &st.Statement})
-				s.forged = false
-				p := a.out.Made()
-				*p = wire.AppendTarget(*p, wire.Describe, 'S', st.Name)
+				s.describe(a, string(name), st)
 				return h.Size(), false, nil
 			}
 			s.reparse(a, name)

@@ -30,6 +30,7 @@ func (s *Session) rename(name string, st *statement) (number uint64) {
 }
 
 func (s *Session) setName(name string, st *statement) {
+	delete(s.told, name)
 	switch {
 	case st == nil:
 		delete(s.stmts, name)
@@ -190,5 +191,6 @@ func (s *Session) dropStatements(until uint64) {
 	}
 	s.commit(func(c *nameChange) bool { return c.number <= until })
 	s.unnamed = unnamedStatement{}
+	clear(s.told)
 	s.prepared.Store(int64(len(s.stmts)))
 }

@@ -182,6 +182,15 @@ func (s *Session) rerun() error {
 			s.srv.topo.Suspect(s.db.Name, s.lease.Addr)
 		}
 	}
+	if f.Cause == backend.CauseStale {
+		same, done, err := s.asTold(f.Sent)
+		if err != nil || done {
+			return err
+		}
+		if !same {
+			return s.giveUp(f)
+		}
+	}
 	s.srv.reruns[f.Cause].Add(1)
 	next := s.unit
 	_, err := s.walk(f.Sent, 0)

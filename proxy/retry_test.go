@@ -227,3 +227,64 @@ func TestDeadReplica(t *testing.T) {
 		t.Errorf("stats %+v", st)
 	}
 }
+
+// TestStaleDescription: a client that has been told what rows a statement gives gets
+// such rows, or the error that it would get directly; one that describes it now is
+// told what it gives now.
+func TestStaleDescription(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, `DROP TABLE IF EXISTS told; CREATE TABLE told (i int); INSERT INTO told VALUES (1); GRANT ALL ON told TO public`)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+	old, blind, late := h.Client(t), h.Client(t), h.Client(t)
+	const sql = "SELECT * FROM told"
+	columns := func(r *pgtest.RawClient) (n int) {
+		t.Helper()
+		for _, m := range r.ReadUntilReady() {
+			switch m.Type {
+			case 'T':
+				n = int(m.Body[1])
+			case 'E':
+				t.Fatal(m)
+			}
+		}
+		return n
+	}
+	use := pgtest.Join(pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Sync())
+	old.Send(pgtest.Parse("s", sql), pgtest.Describe('S', "s"), pgtest.Sync())
+	if n := columns(old); n != 1 {
+		t.Fatalf("%d columns", n)
+	}
+	blind.Send(pgtest.Parse("s", sql), pgtest.Sync())
+	blind.ReadUntilReady()
+	setup(t, c, "ALTER TABLE told ADD COLUMN j int DEFAULT 2")
+
+	// The server connection has the statement as it was.
+	late.Send(pgtest.Parse("s", sql), pgtest.Describe('S', "s"), pgtest.Sync())
+	if n := columns(late); n != 2 {
+		t.Errorf("described with %d columns, want 2", n)
+	}
+	late.Send(use)
+	late.Expect("2 D(1,2) C(SELECT 1) Z(I)")
+	setup(t, c, "ALTER TABLE told ALTER COLUMN j TYPE text")
+	old.Send(use)
+	old.Expect("E(0A000) Z(I)")
+	old.Send(use) // not on this server connection any more, but the client still does not know
+	if got := pgtest.Trace(old.ReadUntilReady()); got != "2 D(1,2) C(SELECT 1) Z(I)" && got != "E(0A000) Z(I)" {
+		t.Errorf("again: %s", got)
+	}
+	setup(t, c, "ALTER TABLE told ALTER COLUMN j TYPE int USING j::int")
+	blind.Send(use)
+	blind.Expect("2 D(1,2) C(SELECT 1) Z(I)")
+	late.Send(use)
+	late.Expect("2 D(1,2) C(SELECT 1) Z(I)") // as it was told
+	old.Send(pgtest.Bind("", "s"), pgtest.Describe('P', ""), pgtest.Execute("", 0), pgtest.Sync())
+	if n := columns(old); n != 2 {
+		t.Errorf("described with %d columns, want 2", n)
+	}
+	old.Send(pgtest.Close('S', "s"), pgtest.Parse("s", sql), pgtest.Describe('S', "s"), pgtest.Sync())
+	if n := columns(old); n != 2 {
+		t.Errorf("described with %d columns, want 2", n)
+	}
+	old.Send(use)
+	old.Expect("2 D(1,2) C(SELECT 1) Z(I)")
+}

@@ -79,11 +79,12 @@ type Session struct {
 	changes       []nameChange // not known yet whether they have happened
 	batches       uint64       // counts Syncs
 	unnamed       unnamedStatement
-	signal        backend.Signal // of the open batch's statements
-	next          backend.Owed   // of the next Execute: what it does with a prepared statement
-	unit          unit           // the statement that is being sent
-	tried         uint64         // the batch of the last one that may be run again
-	detour        detour         // where it must go, or must not, when it is run again
+	signal        backend.Signal            // of the open batch's statements
+	told          map[string]*atomic.Uint64 // what the client knows of the rows of its statements, see describe
+	next          backend.Owed              // of the next Execute: what it does with a prepared statement
+	unit          unit                      // the statement that is being sent
+	tried         uint64                    // the batch of the last one that may be run again
+	detour        detour                    // where it must go, or must not, when it is run again
 	waiter        pool.Waiter
 	loginEncoding string // client_encoding of a fresh login
 	listensThere  bool   // a lease was made to listen itself, and was pinned
