@@ -68,21 +68,26 @@ func (c *Conn) reached(ctx context.Context, s Sink) bool {
 // signal sends a CancelRequest and waits for the server to close the connection.
 // An error with sent true leaves it open whether the server has acted on it.
 func (c *Conn) signal(ctx context.Context) (sent bool, err error) {
-	nc, err := c.connect(ctx, c.network, c.dialed)
+	return cancelRequest(ctx, func(ctx context.Context) (net.Conn, error) { return c.connect(ctx, c.network, c.dialed) },
+		c.Addr, c.PID, c.secret)
+}
+
+func cancelRequest(ctx context.Context, connect func(context.Context) (net.Conn, error), addr string, pid uint32, secret []byte) (sent bool, err error) {
+	nc, err := connect(ctx)
 	if err != nil {
-		return false, fmt.Errorf("cancel request to %s: %w", c.Addr, err)
+		return false, fmt.Errorf("cancel request to %s: %w", addr, err)
 	}
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := nc.Write(wire.AppendCancel(nil, c.PID, c.secret)); err != nil {
-		return true, fmt.Errorf("cancel request to %s: %w", c.Addr, err)
+	if _, err := nc.Write(wire.AppendCancel(nil, pid, secret)); err != nil {
+		return true, fmt.Errorf("cancel request to %s: %w", addr, err)
 	}
 	var b [1]byte
 	_, err = nc.Read(b[:])
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {
-		return true, fmt.Errorf("cancel request to %s: the server has not closed the connection: %w", c.Addr, context.Cause(ctx))
+		return true, fmt.Errorf("cancel request to %s: the server has not closed the connection: %w", addr, context.Cause(ctx))
 	}
 	return true, nil
 }

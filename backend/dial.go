@@ -109,10 +109,21 @@ var errOneSocket = errors.New("a login opens one socket")
 // Dial connects, logs in and starts the connection's goroutine. A refusal by the
 // server is returned as *wire.Error, wrapped with the server's address.
 func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) {
+	hj, err := d.login(ctx, l, nil, d.ConnectQuery)
+	if err != nil {
+		return nil, err
+	}
+	return d.adopt(hj, l, owner), nil
+}
+
+// login connects, logs in with these parameters besides the usual ones, runs query
+// if there is one, and leaves the connection between two messages.
+func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, query string) (*pgconn.HijackedConn, error) {
 	cfg, err := d.Config(l)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(cfg.RuntimeParams, params)
 	if d.ConnectTimeout > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, d.ConnectTimeout)
@@ -137,9 +148,9 @@ func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) 
 		}
 		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
 	}
-	if d.ConnectQuery != "" {
+	if query != "" {
 		// Errors of connect_query are ignored, as in PgBouncer.
-		_, _ = pc.Exec(ctx, d.ConnectQuery).ReadAll()
+		_, _ = pc.Exec(ctx, query).ReadAll()
 	}
 	// A write that took long has left pgconn a reader of its own, which would take
 	// the first reply: SyncConn ends it.
@@ -157,7 +168,7 @@ func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) 
 		return nil, fmt.Errorf("login to %s: %d bytes behind the server's first ReadyForQuery: %w", l.Server.Addr(), n, errOutOfSync)
 	}
 	_ = hj.Conn.SetDeadline(time.Time{})
-	return d.adopt(hj, l, owner), nil
+	return hj, nil
 }
 
 // adopt makes a Conn of a connection that has logged in.
@@ -171,17 +182,7 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
 		login: maps.Clone(hj.ParameterStatuses),
 	}
-	connect := d.Connect
-	if connect == nil {
-		connect = new(net.Dialer).DialContext
-	}
-	c.connect = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		nc, err := connect(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return d.secure(ctx, nc, l.Server)
-	}
+	c.connect = d.again(l)
 	if c.limits.MaxMessage <= 0 {
 		c.limits.MaxMessage = 1<<31 - 1
 	}
@@ -193,6 +194,21 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 	c.standby.Store(c.params[inHotStandby] == "on")
 	go c.loop()
 	return c
+}
+
+// again returns what opens another socket to the server that l went to.
+func (d *Dialer) again(l Login) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	connect := d.Connect
+	if connect == nil {
+		connect = new(net.Dialer).DialContext
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := connect(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return d.secure(ctx, nc, l.Server)
+	}
 }
 
 // LoginError turns what pgconn returns into a *wire.Error where the server has

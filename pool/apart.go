@@ -122,12 +122,15 @@ func (p *Pool) Forgo(c *backend.Conn) {
 	}
 }
 
-// endApartLocked closes every connection of Dial.
+// endApartLocked closes every connection of Dial and Replicate.
 func (p *Pool) endApartLocked() {
 	for c := range p.apart {
 		p.endLocked(c)
 	}
-	p.apart = nil
+	for st := range p.streams {
+		p.closeStreamLocked(st)
+	}
+	p.apart, p.streams = nil, nil
 }
 
 // endLocked closes a connection of Dial, outside of the mutex.
@@ -143,5 +146,70 @@ func (p *Pool) endLocked(c *backend.Conn) {
 		p.gone.Merge(&n)
 		p.set.caps.give(p)
 		p.growLocked()
+	}()
+}
+
+// Replicate opens a connection in the replication protocol with the pool's login
+// and the parameters given. It counts towards no limit of the pool's, as it does
+// not count towards the server's max_connections. While the pool is paused it
+// waits until ctx ends. It ends with Leave, with the pool, and when the pool's
+// connections are renewed.
+func (p *Pool) Replicate(ctx context.Context, params map[string]string) (*backend.Stream, error) {
+	t := time.NewTicker(roomTick)
+	defer t.Stop()
+	for {
+		p.mu.Lock()
+		l, d, generation, closed, paused := p.login, p.dialer, p.generation, p.closed, p.paused
+		p.mu.Unlock()
+		if closed {
+			return nil, ErrClosed
+		}
+		if !paused {
+			st, err := d.Replicate(ctx, l, params)
+			if err != nil {
+				return nil, err
+			}
+			return p.keep(st, generation)
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// keep takes a stream into account.
+func (p *Pool) keep(st *backend.Stream, generation int) (*backend.Stream, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opened++
+	if p.closed || p.paused || generation != p.generation {
+		p.closeStreamLocked(st)
+		return nil, ErrClosed
+	}
+	if p.streams == nil {
+		p.streams = make(map[*backend.Stream]bool)
+	}
+	p.streams[st] = true
+	return st, nil
+}
+
+// Leave closes a connection of Replicate.
+func (p *Pool) Leave(st *backend.Stream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.streams, st)
+	p.used = p.set.now()
+	p.closeStreamLocked(st)
+}
+
+// closeStreamLocked closes a stream outside of the mutex, for the second time if
+// need be.
+func (p *Pool) closeStreamLocked(st *backend.Stream) {
+	p.set.goes.Add(1)
+	go func() {
+		defer p.set.goes.Done()
+		_ = st.Close()
 	}()
 }

@@ -197,8 +197,9 @@ type ServerInfo struct {
 	Pool  Key
 	State string // active, idle, used, tested, being_canceled
 
-	CloseNeeded bool // to be closed when it comes free
-	Apart       bool // it is of Dial: never lent to clients
+	CloseNeeded bool   // to be closed when it comes free
+	Apart       bool   // it is of Dial or Replicate, and not in the pool
+	Replication string // logical or physical; "" for others
 }
 
 // Stats returns a copy for every pool, in order of their keys.
@@ -243,7 +244,7 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	for c, m := range p.all {
 		all = append(all, one{c, m.state, p.replacesLocked(m)})
 	}
-	apart := slices.Collect(maps.Keys(p.apart))
+	apart, streams := slices.Collect(maps.Keys(p.apart)), slices.Collect(maps.Keys(p.streams))
 	delay := p.limits.CheckDelay
 	p.mu.Unlock()
 
@@ -288,6 +289,9 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 		n := c.Counters()
 		st.Counters.Merge(&n)
 		infos = append(infos, ServerInfo{Info: c.Info(), Pool: p.Key, State: "active", Apart: true})
+	}
+	for _, r := range streams {
+		infos = append(infos, ServerInfo{Info: r.Info(), Pool: p.Key, State: "active", Apart: true, Replication: r.Kind})
 	}
 	return st, infos
 }

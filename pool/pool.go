@@ -84,8 +84,9 @@ type Pool struct {
 	dialer      *backend.Dialer
 	limits      Limits
 	all         map[*backend.Conn]*member
-	idle        []*backend.Conn        // the last is the warmest
-	apart       map[*backend.Conn]bool // connections of Dial, which are in neither
+	idle        []*backend.Conn          // the last is the warmest
+	apart       map[*backend.Conn]bool   // connections of Dial, which are in neither
+	streams     map[*backend.Stream]bool // of Replicate
 	first, last *Waiter
 	waiting     int
 	dialing     int

@@ -216,7 +216,7 @@ func (s *Set) Apply(cfg *config.Config) {
 func (p *Pool) empty() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.all) == 0 && len(p.apart) == 0 && p.dialing == 0
+	return len(p.all)+len(p.apart)+len(p.streams) == 0 && p.dialing == 0
 }
 
 // relogin notes a changed database name or forced password for new connections.
@@ -361,7 +361,7 @@ func (p *Pool) expire() {
 // who wants one for a while. Where min_pool_size is to be kept the pool stays, for
 // a server that comes back.
 func (p *Pool) unusedLocked() bool {
-	return len(p.all) == 0 && len(p.apart) == 0 && p.dialing == 0 && p.first == nil && (p.limits.Min == 0 || p.opened == 0) &&
+	return len(p.all)+len(p.apart)+len(p.streams) == 0 && p.dialing == 0 && p.first == nil && (p.limits.Min == 0 || p.opened == 0) &&
 		p.set.now()-p.used > int64(unusedAfter)
 }
 
