@@ -140,7 +140,8 @@ func TestRows(t *testing.T) {
 		t.Errorf("database pgbouncer: %v", own)
 	}
 
-	_, rows = table(t, c, "SHOW POOLS")
+	// A client may see its answer a moment before its connection has come back.
+	rows = await(t, c, "SHOW POOLS", func(rows []map[string]string) bool { return len(rows) > 0 && rows[0]["sv_active"] == "1" })
 	if len(rows) != 2 {
 		t.Fatalf("pools: %v", rows)
 	}

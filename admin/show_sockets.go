@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -44,7 +45,10 @@ type socket struct {
 	// Of a client whose server connection stays with it.
 	pinReason, pinStatement string
 	pinSince                any
+	kind                    string // of replication; "" is none
 }
+
+func (s *socket) replication() string { return cmp.Or(s.kind, "none") }
 
 // endpoint is an address in two columns.
 type endpoint struct {
@@ -77,7 +81,7 @@ func (s *socket) row() row {
 		needed = 1
 	}
 	return row{
-		s.typ, s.user, s.database, "none", s.state, s.remote.addr, s.remote.port, s.local.addr, s.local.port, s.connect, s.request,
+		s.typ, s.user, s.database, s.replication(), s.state, s.remote.addr, s.remote.port, s.local.addr, s.local.port, s.connect, s.request,
 		sec, us, needed, s.ptr, s.link, int64(s.pid), s.tls, s.app, s.prepared, s.id,
 	}
 }
@@ -115,7 +119,7 @@ func (c *call) sockets() (clients, servers []socket) {
 		x := socket{
 			typ: "C", user: s.User, database: s.Database, state: s.State, remote: splitAddr(s.Addr), local: splitAddr(s.LocalAddr),
 			connect: stamp(s.Since), request: stamp(s.Seen), wait: s.Wait, tls: s.TLS, app: s.AppName, prepared: s.Prepared,
-			id: int64(s.ID), ptr: clientPtr(int64(s.ID)),
+			id: int64(s.ID), ptr: clientPtr(int64(s.ID)), kind: s.Replication,
 		}
 		if cl := own[s.ID]; cl != nil {
 			cl.fill(&x)
@@ -134,7 +138,7 @@ func (c *call) sockets() (clients, servers []socket) {
 		servers = append(servers, named(socket{
 			typ: "S", user: s.Pool.User, database: s.Pool.Database, state: s.State, remote: splitAddr(s.Addr), local: splitAddr(s.LocalAddr),
 			connect: stamp(s.Since), request: stamp(s.Requested), closeNeeded: s.CloseNeeded, ptr: serverPtr(id),
-			link: links[serverKey{s.Addr, s.PID}], pid: s.PID, tls: s.TLS, app: s.AppName, prepared: s.Prepared, id: id,
+			link: links[serverKey{s.Addr, s.PID}], pid: s.PID, tls: s.TLS, app: s.AppName, prepared: s.Prepared, id: id, kind: s.Replication,
 		}))
 	}
 	return clients, servers

@@ -52,16 +52,17 @@ type Proxy struct {
 	ClientTLS TLS // of the connections that clients open
 
 	// Pools.
-	PoolMode           PoolMode
-	DefaultPoolSize    int // server connections for each database, user and server; 0 is no limit
-	MinPoolSize        int // server connections that are kept open
-	ReservePoolSize    int // beyond the pool's size, for clients that have waited for ReservePoolTimeout
-	ReservePoolTimeout time.Duration
-	MaxClientConn      int // clients of the process
-	MaxDBConnections   int // server connections of one database to one server, over all pools
-	MaxUserConnections int // server connections of one user to one server, over all pools
-	QueryWaitTimeout   time.Duration
-	QueryWaitNotify    time.Duration // a client that waits so long is told
+	PoolMode                  PoolMode
+	DefaultPoolSize           int // server connections for each database, user and server; 0 is no limit
+	MinPoolSize               int // server connections that are kept open
+	ReservePoolSize           int // beyond the pool's size, for clients that have waited for ReservePoolTimeout
+	ReservePoolTimeout        time.Duration
+	MaxClientConn             int // clients of the process
+	MaxReplicationConnections int // replication connections of the process; 0 refuses them
+	MaxDBConnections          int // server connections of one database to one server, over all pools
+	MaxUserConnections        int // server connections of one user to one server, over all pools
+	QueryWaitTimeout          time.Duration
+	QueryWaitNotify           time.Duration // a client that waits so long is told
 
 	MaxDBClientConnections   int // clients of one database
 	MaxUserClientConnections int // clients of one user

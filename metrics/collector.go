@@ -59,6 +59,8 @@ var (
 	statementBytes = desc("prepared_statement_bytes", "Memory that they take, by estimate.")
 	reruns         = desc("reruns_total", "Statements that were run again without their clients' noticing, by cause.", "cause")
 	refusedShapes  = desc("refused_shapes_total", "Statement shapes that a standby has refused: they stay on the primary.")
+	replicas       = desc("replication_connections", "Replication connections, each with a server connection of its own.")
+	replicasMax    = desc("replication_connections_max", "max_replication_connections.")
 	draining       = desc("draining", "1 while the proxy is shutting down.")
 	routed         = desc("routed_total", "Leases of server connections by the role that was chosen, and why.", "database", "role", "reason")
 
@@ -185,6 +187,8 @@ func (c collector) server(s sender) {
 	st := srv.Stats()
 	s.gauge(clients, float64(st.Clients))
 	s.gauge(clientsMax, float64(srv.Settings().Config.Proxy.MaxClientConn))
+	s.gauge(replicas, float64(st.Replicas))
+	s.gauge(replicasMax, float64(srv.Settings().Config.Proxy.MaxReplicationConnections))
 	s.gauge(statements, float64(st.Statements))
 	s.gauge(statementBytes, float64(st.StatementBytes))
 	s.counter(reruns, float64(st.Rerun.Stale), "stale")

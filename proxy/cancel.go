@@ -10,7 +10,7 @@ func (s *Server) cancel(pid uint32, secret []byte) {
 	s.mu.RLock()
 	ses := s.sessions[pid]
 	s.mu.RUnlock()
-	if ses == nil || !ses.welcomed.Load() || subtle.ConstantTimeCompare(ses.secret, secret) != 1 {
+	if ses == nil || !ses.loggedIn() || subtle.ConstantTimeCompare(ses.secret, secret) != 1 {
 		s.log.Debug("cancel request with an unknown key")
 		return
 	}
@@ -33,6 +33,14 @@ func (s *Session) cancelQuery() {
 	s.mu.Unlock()
 	if wait != nil {
 		wait()
+		return
+	}
+	if r := s.replica.Load(); r != nil {
+		if st := r.stream.Load(); st != nil && r.pending.Load() > 0 {
+			if err := st.Cancel(s.srv.ctx); err != nil {
+				s.log().Warn("cancel request failed", "error", err)
+			}
+		}
 		return
 	}
 	c := s.current.Load()

@@ -45,16 +45,16 @@ func (r *replication) end() {
 }
 
 // replicationKind reads the startup parameter: "" is an ordinary session.
-func replicationKind(value string) (kind, param string, err error) {
+func replicationKind(value string) (kind string, err error) {
 	switch v := strings.ToLower(value); {
 	case value == "" || boolPrefix(v, "false", 1) || boolPrefix(v, "no", 1) || boolPrefix(v, "off", 2) || v == "0":
-		return "", "", nil
+		return "", nil
 	case v == "database":
-		return "logical", "database", nil
+		return "logical", nil
 	case boolPrefix(v, "true", 1) || boolPrefix(v, "yes", 1) || v == "on" || v == "1":
-		return "physical", "true", nil
+		return "physical", nil
 	}
-	return "", "", wire.Fatalf(wire.CodeInvalidParameterValue, "invalid value for parameter \"replication\": %q", value).
+	return "", wire.Fatalf(wire.CodeInvalidParameterValue, "invalid value for parameter \"replication\": %q", value).
 		WithHint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
 }
 
@@ -78,7 +78,7 @@ func replicationDatabase(cfg *config.Config, name string) (string, error) {
 }
 
 // replicate serves a client that has logged in until one side ends.
-func (s *Session) replicate(su *wire.Startup, param string) error {
+func (s *Session) replicate(su *wire.Startup) error {
 	r := s.replica.Load()
 	cfg := s.srv.current.Load().Config.Proxy
 	if n := s.srv.replicas.Add(1); n > int64(cfg.MaxReplicationConnections) {
@@ -86,16 +86,16 @@ func (s *Session) replicate(su *wire.Startup, param string) error {
 		return wire.Fatalf(wire.CodeTooManyConnections, "no more replication connections allowed (max_replication_connections)")
 	}
 	defer s.srv.replicas.Add(-1)
-	st, p, err := s.openStream(cfg, su, param)
+	st, p, err := s.openStream(cfg, su, r.kind)
 	if err != nil {
 		return err
 	}
 	defer p.Leave(st)
 	r.stream.Store(st)
+	_ = s.nc.SetDeadline(time.Time{})
 	if err := s.endReason(); err != nil { // end has come before there was a stream
 		return err
 	}
-	_ = s.nc.SetDeadline(time.Time{})
 	var out []byte
 	for _, x := range sorted(st.Params) {
 		out = wire.AppendParameterStatus(out, x.Name, x.Value)
@@ -115,8 +115,11 @@ func (s *Session) replicate(su *wire.Startup, param string) error {
 }
 
 // openStream logs in to the primary.
-func (s *Session) openStream(cfg config.Proxy, su *wire.Startup, param string) (*backend.Stream, *pool.Pool, error) {
-	params := map[string]string{"replication": param}
+func (s *Session) openStream(cfg config.Proxy, su *wire.Startup, kind string) (*backend.Stream, *pool.Pool, error) {
+	params := map[string]string{"replication": "true"}
+	if kind == "logical" {
+		params["replication"] = "database"
+	}
 	for _, kv := range su.Params {
 		switch name := kv[0]; {
 		case name == "user", name == "database", name == "replication", strings.HasPrefix(name, "_pq_."):
@@ -128,13 +131,17 @@ func (s *Session) openStream(cfg config.Proxy, su *wire.Startup, param string) (
 	if err := s.refresh(); err != nil {
 		return nil, nil, err
 	}
+	patience := cfg.ClientLoginTimeout
+	if patience <= 0 {
+		patience = time.Hour
+	}
 	for w := (wait{}); ; {
 		p, err := s.primaryPool()
 		if err != nil {
 			return nil, nil, err
 		}
 		var st *backend.Stream
-		werr := s.waitFor(time.Hour, func(ctx context.Context) error {
+		werr := s.waitFor(patience, func(ctx context.Context) error {
 			st, err = p.Replicate(ctx, params)
 			return nil
 		})
@@ -154,6 +161,15 @@ func (s *Session) openStream(cfg config.Proxy, su *wire.Startup, param string) (
 			return nil, nil, err
 		}
 	}
+}
+
+// replicaInfo completes the picture of a client that replicates.
+func (s *Session) replicaInfo(i SessionInfo) SessionInfo {
+	r := s.replica.Load()
+	server := r.stream.Load().Info()
+	i.User, i.Database, i.State, i.Replication = s.user, s.database, "active", r.kind
+	i.AppName, i.TLS, i.Server, i.Seen = server.AppName, backend.DescribeTLS(s.link), &server, s.since
+	return i
 }
 
 // errSplit ends a session whose client has been sent a part of a message: nothing
@@ -194,7 +210,7 @@ func (s *Session) pump(r *replication, st *backend.Stream) error {
 		last = typ
 	})
 	_ = st.Close()
-	if f.rest > 0 || f.n > 0 {
+	if f.rest > 0 || f.n > 0 || f.cut {
 		s.wmu.Lock()
 		s.werr = errSplit
 		s.wmu.Unlock()
@@ -233,6 +249,7 @@ func relayBytes(dst io.Writer, src io.Reader, f *frames, seen func(typ byte)) er
 				return ferr
 			}
 			if _, werr := dst.Write(buf[:n]); werr != nil {
+				f.cut = true
 				return werr
 			}
 		}
@@ -245,8 +262,9 @@ func relayBytes(dst io.Writer, src io.Reader, f *frames, seen func(typ byte)) er
 // frames follows where messages begin in a stream.
 type frames struct {
 	head [wire.HeaderLen]byte
-	n    int // bytes of head in hand
-	rest int // bytes left of the message
+	n    int  // bytes of head in hand
+	rest int  // bytes left of the message
+	cut  bool // not all that was walked over has been written
 }
 
 // walk goes over the next bytes.

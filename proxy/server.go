@@ -100,6 +100,7 @@ type Server struct {
 	nextID   atomic.Uint64
 	changes  atomic.Uint64 // numbers of Parses and Closes of all clients, see nameChange
 	clients  atomic.Int64
+	replicas atomic.Int64 // replication connections, up or about to be
 	logins   atomic.Uint64
 	refused  atomic.Uint64
 	panics   atomic.Uint64

@@ -117,6 +117,7 @@ type Session struct {
 	noticed    atomic.Int64 // lastSeen of the wait that the client was told of
 	prepared   atomic.Int64
 	ddl        atomic.Pointer[router.Prover] // to be told when the open transaction has ended; nil: it changes no catalog
+	replica    atomic.Pointer[replication]   // nil for ordinary clients
 	ears       atomic.Pointer[ears]          // nil before the first LISTEN
 	wrote      atomic.Bool                   // with ears: since they last heard of all that was committed
 }
@@ -231,7 +232,10 @@ func (s *Session) end(reason error) {
 	}
 	s.mu.Unlock()
 	s.waiter.Cancel(reason)
-	if s.welcomed.Load() {
+	if r := s.replica.Load(); r != nil && r.stream.Load() != nil {
+		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+		r.end()
+	} else if s.welcomed.Load() {
 		// Its goroutine may be reading, writing to a client that does not read, or
 		// waiting for a server.
 		s.io.Wake()
@@ -242,6 +246,13 @@ func (s *Session) end(reason error) {
 	} else {
 		_ = s.nc.SetDeadline(time.Unix(1, 0))
 	}
+}
+
+// loggedIn reports whether the client has got to ReadyForQuery, of an ordinary
+// session or of replication.
+func (s *Session) loggedIn() bool {
+	r := s.replica.Load()
+	return s.welcomed.Load() || r != nil && r.stream.Load() != nil
 }
 
 // endReason returns what end was told.
@@ -311,11 +322,11 @@ func (s *Session) logEnd(err error) {
 	p := s.srv.current.Load().Config.Proxy
 	var e *wire.Error
 	switch {
-	case !s.welcomed.Load() && !errors.Is(err, errTerminate) && !errors.Is(err, errConsole) && !errors.As(err, &e):
+	case !s.loggedIn() && !errors.Is(err, errTerminate) && !errors.Is(err, errConsole) && !errors.As(err, &e):
 		// A health check, a port scan, a client that gave up.
 		s.log().Debug("client left before it was logged in", "reason", reason(err))
 	case errors.Is(err, errTerminate), errors.Is(err, errConsole), errors.Is(err, io.EOF):
-		if p.LogDisconnections && s.welcomed.Load() {
+		if p.LogDisconnections && s.loggedIn() {
 			s.log().Info("client disconnected", "reason", reason(err), "age", time.Since(s.since).Round(time.Millisecond))
 		}
 	case p.LogPoolerErrors:

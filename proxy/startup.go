@@ -63,6 +63,13 @@ func (s *Session) login() error {
 		ok(true)
 		return s.serveConsole()
 	}
+	if r := s.replica.Load(); r != nil {
+		err := s.replicate(su)
+		if r.stream.Load() == nil {
+			err = s.loginError(err)
+		}
+		return err
+	}
 	if err := s.welcome(su); err != nil {
 		return s.loginError(err)
 	}
@@ -154,8 +161,17 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 	if s.database == "" {
 		s.database = s.user
 	}
-	if r := su.Param("replication"); r != "" && !slices.Contains([]string{"false", "off", "no", "0"}, strings.ToLower(r)) {
-		return wire.Fatalf(wire.CodeFeatureNotSupported, "replication connections are not supported")
+	kind, err := replicationKind(su.Param("replication"))
+	if err != nil {
+		return err
+	}
+	if kind != "" {
+		if kind == "physical" {
+			if s.database, err = replicationDatabase(st.Config, s.database); err != nil {
+				return err
+			}
+		}
+		s.replica.Store(&replication{kind: kind})
 	}
 	if s.srv.draining.Load() {
 		return wire.Fatalf(wire.CodeCannotConnectNow, "the proxy is shutting down")
@@ -165,7 +181,7 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 	}
 	ctx, stop := context.WithCancel(s.srv.ctx)
 	defer stop()
-	id, err := s.ownerOfConsole(), error(nil)
+	id := s.ownerOfConsole()
 	if !id.Admin {
 		id, err = st.Auth.Authenticate(ctx, &loginConn{s: s}, s.user, s.database)
 	}

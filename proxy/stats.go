@@ -22,6 +22,7 @@ type SessionInfo struct {
 	Server          *backend.Info // of the connection that is lent to it; nil if none
 	PID             uint32
 	Console         bool
+	Replication     string // logical or physical; "" is an ordinary session
 }
 
 // Sessions returns a copy for every client, in order of their numbers.
@@ -36,6 +37,10 @@ func (s *Server) Sessions() []SessionInfo {
 		}
 		if a := ses.nc.LocalAddr(); a != nil {
 			i.LocalAddr = a.String()
+		}
+		if ses.replica.Load() != nil && ses.loggedIn() {
+			out = append(out, ses.replicaInfo(i))
+			continue
 		}
 		if !ses.welcomed.Load() {
 			out = append(out, i)
@@ -71,6 +76,7 @@ type Stats struct {
 	Draining       bool
 	Rerun          Reruns
 	Healed         uint64 // statement shapes that a standby has refused
+	Replicas       int    // replication connections now
 }
 
 // Stats returns a copy.
@@ -79,6 +85,7 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Panics: s.panics.Load(),
 		Statements: statements, StatementBytes: bytes, Draining: s.draining.Load(), Rerun: s.rerunCounts(), Healed: s.healed.Load(),
+		Replicas: int(s.replicas.Load()),
 	}
 }
 

@@ -34,6 +34,9 @@ func (s *Server) sweep() {
 
 // busy reports whether the client has a server connection, or waits for one.
 func (s *Session) busy() bool {
+	if r := s.replica.Load(); r != nil {
+		return r.busy()
+	}
 	if s.waiter.Waiting() || s.waiting.Load() != 0 || s.failing.Load() {
 		return true
 	}
@@ -71,7 +74,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) ShutdownWhenEmpty(ctx context.Context) error {
 	return s.drain(ctx, func() bool {
 		for _, ses := range s.list() {
-			if ses.welcomed.Load() {
+			if ses.loggedIn() {
 				return false
 			}
 		}
@@ -140,7 +143,7 @@ func (s *Server) EndBusy() {
 // Kill ends all sessions of a database, or all if it is "".
 func (s *Server) Kill(database string) {
 	for _, ses := range s.list() {
-		if ses.welcomed.Load() && (database == "" || ses.database == database) {
+		if ses.loggedIn() && (database == "" || ses.database == database) {
 			ses.end(errKilled)
 		}
 	}
