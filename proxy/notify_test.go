@@ -77,7 +77,9 @@ var listenScripts = map[string][]move{
 		says(0, `UNLISTEN FOLDED`), says(0, `NOTIFY FOLDED`), says(0, `LISTEN "été"`), says(0, `NOTIFY "été", 'à'`),
 	},
 	"in a transaction": {
-		says(0, "BEGIN"), says(0, "LISTEN a"), says(0, "NOTIFY a, 'inside'"), {who: 0, send: pgtest.Query("COMMIT"), late: "A(a,inside)"}, says(1, "NOTIFY a, 'later'"), hears(0, "A(a,later)"),
+		says(0, "BEGIN"), says(0, "LISTEN a"), says(0, "NOTIFY a, 'inside'"),
+		{who: 0, send: pgtest.Query("COMMIT"), late: "A(a,inside)"},
+		says(1, "NOTIFY a, 'later'"), hears(0, "A(a,later)"),
 		says(0, "BEGIN"), says(0, "UNLISTEN a"), says(0, "NOTIFY a, 'not yet'"), says(0, "COMMIT"), says(0, "NOTIFY a, 'gone'"),
 	},
 	"rolled back": {
@@ -128,7 +130,8 @@ var listenScripts = map[string][]move{
 	},
 	"copy in a transaction that listens": {
 		says(0, "BEGIN"), says(0, "LISTEN a"), says(0, "CREATE TEMP TABLE t (x text) ON COMMIT DROP"),
-		{who: 0, send: pgtest.Join(pgtest.Query("COPY t FROM STDIN"), pgtest.CopyData("x\n"), pgtest.CopyDone())}, says(0, "COMMIT"), says(0, "NOTIFY a"),
+		{who: 0, send: pgtest.Join(pgtest.Query("COPY t FROM STDIN"), pgtest.CopyData("x\n"), pgtest.CopyDone())},
+		says(0, "COMMIT"), says(0, "NOTIFY a"),
 	},
 	"silent inside a transaction": {
 		says(0, "LISTEN a"), says(0, "BEGIN"), says(0, "SELECT 1"), says(0, "SELECT 2"), says(0, "COMMIT"),

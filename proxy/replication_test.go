@@ -288,3 +288,35 @@ func TestReplicationEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestBaseBackupMayFinish: a drain waits for a command that has an end.
+func TestBaseBackupMayFinish(t *testing.T) {
+	c := sender(t)
+	h := replicationHarness(t, c, "")
+	a := h.replicate(t, "true", "app")
+	defer a.Close()
+	a.Send(pgtest.Query("BASE_BACKUP (CHECKPOINT 'fast')"))
+	a.ReadUntil(wire.CopyData)
+	done := make(chan error, 1)
+	go func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+		defer stop()
+		done <- h.Server.Shutdown(ctx)
+	}()
+	eventually(t, 10*time.Second, "the drain", h.Server.Draining)
+	for range 100 { // most of the data has still to come
+		a.Read()
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("the drain is over: %v", err)
+	default:
+	}
+	if msgs := a.ReadUntilReady(); msgs[len(msgs)-2].Type != wire.CommandComplete {
+		t.Errorf("the backup ends with %s", pgtest.Trace(msgs[len(msgs)-3:]))
+	}
+	a.ExpectEOF()
+	if err := <-done; err != nil {
+		t.Errorf("the drain: %v", err)
+	}
+}
