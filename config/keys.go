@@ -83,6 +83,7 @@ var proxyKeys = []key[Proxy]{
 	restart(enum("unix_socket_mode", func(p *Proxy) *FileMode { return &p.UnixSocketMode })),
 	restart(text("unix_socket_group", func(p *Proxy) *string { return &p.UnixSocketGroup }, nameOrNone)),
 	restart(boolean("so_reuseport", func(p *Proxy) *bool { return &p.SoReuseport })),
+	list("proxy_protocol", func(p *Proxy) *[]string { return &p.ProxyProtocol }, func(s string) error { _, err := network(s); return err }),
 	restart(text("http_listen", func(p *Proxy) *string { return &p.HTTPListen }, hostPort)),
 
 	restart(text("pidfile", func(p *Proxy) *string { return &p.PidFile }, oneLine)),

@@ -33,6 +33,9 @@ type Proxy struct {
 	UnixSocketDir string   // folder of the Unix socket, or from "@" an abstract name; "" is none
 	HTTPListen    string   // HOST:PORT of metrics and health; "" is none
 
+	// Networks whose connections begin with a PROXY header.
+	ProxyProtocol []string
+
 	// The process; a change needs a restart.
 	UnixSocketMode  FileMode
 	UnixSocketGroup string // owns the socket's file; "" is the process's
@@ -123,6 +126,16 @@ type Proxy struct {
 	LogStats               bool // a line of statistics each StatsPeriod
 	StatsPeriod            time.Duration
 	ApplicationNameAddHost bool
+}
+
+// SendsHeader reports whether connections from an address begin with a PROXY
+// header.
+func (p *Proxy) SendsHeader(from netip.Addr) bool {
+	from = from.Unmap().WithZone("")
+	return slices.ContainsFunc(p.ProxyProtocol, func(s string) bool {
+		net, err := network(s)
+		return err == nil && net.Contains(from)
+	})
 }
 
 // CheckQueryOff as ServerCheckQuery: server connections are never checked before

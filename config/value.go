@@ -89,29 +89,38 @@ func ratio[T any](name string, field func(*T) *float64) key[T] {
 	}
 }
 
+const rightNetwork = `want an address or a network, as "10.0.0.7" or "10.0.0.0/8"`
+
+// network reads an address, which stands for itself, or a network.
+func network(s string) (netip.Prefix, error) {
+	net, err := netip.ParsePrefix(s)
+	if a, aerr := netip.ParseAddr(s); aerr == nil {
+		a = a.Unmap()
+		net, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	switch {
+	case err != nil || net.Addr().Zone() != "" || net.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%s is no network: %s", quote(s), rightNetwork)
+	case net != net.Masked():
+		return netip.Prefix{}, fmt.Errorf("%s has bits behind its mask: want %q", quote(s), net.Masked())
+	}
+	return net, nil
+}
+
 // prefix takes an address or a network in CIDR notation.
 func prefix[T any](name string, field func(*T) *netip.Prefix) key[T] {
-	const right = `want an address or a network, as "10.0.0.7" or "10.0.0.0/8"`
 	return key[T]{
 		name: name,
 		set: func(dst *T, v any) error {
 			s, ok := v.(string)
 			if !ok {
-				return fmt.Errorf("%s, found %s", right, describe(v))
+				return fmt.Errorf("%s, found %s", rightNetwork, describe(v))
 			}
-			net, err := netip.ParsePrefix(s)
-			if a, aerr := netip.ParseAddr(s); aerr == nil {
-				a = a.Unmap()
-				net, err = netip.PrefixFrom(a, a.BitLen()), nil
+			net, err := network(s)
+			if err == nil {
+				*field(dst) = net
 			}
-			switch {
-			case err != nil || net.Addr().Zone() != "" || net.Addr().Is4In6():
-				return fmt.Errorf("%s is no network: %s", quote(s), right)
-			case net != net.Masked():
-				return fmt.Errorf("%s has bits behind its mask: want %q", quote(s), net.Masked())
-			}
-			*field(dst) = net
-			return nil
+			return err
 		},
 		show: func(src *T) string {
 			if p := *field(src); p.IsValid() {

@@ -79,7 +79,7 @@ func (s *Session) rulesNow() *router.Rules {
 	name, _ := s.settings.Load().Get("application_name")
 	if r := &s.rules; r.db != s.db || r.name != name {
 		var addr netip.Addr
-		if tcp, ok := s.nc.RemoteAddr().(*net.TCPAddr); ok {
+		if tcp, ok := s.origin.Load().remote.(*net.TCPAddr); ok {
 			addr = tcp.AddrPort().Addr()
 		}
 		*r = clientRules{router.RulesFor(s.db, s.user, name, addr), s.db, name}

@@ -101,6 +101,7 @@ type Session struct {
 	failed     *backend.Failure
 
 	// Atomic, for observers and the server connection.
+	origin     atomic.Pointer[origin] // never nil
 	hasUndone  atomic.Bool
 	settings   atomic.Pointer[backend.Settings] // wanted now
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
@@ -159,7 +160,9 @@ func (r Route) String() string {
 }
 
 func newSession(srv *Server, nc net.Conn) *Session {
-	return &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, link: nc, since: time.Now(), tlsConfig: srv.current.Load().TLS}
+	s := &Session{srv: srv, id: srv.nextID.Add(1), nc: nc, link: nc, since: time.Now(), tlsConfig: srv.current.Load().TLS}
+	s.origin.Store(&origin{nc.RemoteAddr(), nc.LocalAddr()})
+	return s
 }
 
 // lowestPID is above all process numbers that Linux gives (PID_MAX_LIMIT): a
@@ -213,7 +216,7 @@ func (s *Session) relay() error { return s.io.Loop(s.onClient) }
 // log returns a logger that names the session. It is made when it is needed:
 // most sessions log twice.
 func (s *Session) log() *slog.Logger {
-	return s.srv.log.With("session", s.id, "client", s.nc.RemoteAddr().String(), "user", s.user, "database", s.database)
+	return s.srv.log.With("session", s.id, "client", s.origin.Load().remote.String(), "user", s.user, "database", s.database)
 }
 
 // goodbyeTimeout is how long a client that is to leave may take to read.

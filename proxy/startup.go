@@ -34,6 +34,9 @@ func (s *Session) login() error {
 	if err := s.endReason(); err != nil { // its deadline came before, and is gone now
 		return err
 	}
+	if err := s.takeOrigin(); err != nil {
+		return s.loginError(err)
+	}
 	su, err := s.startup()
 	if err != nil {
 		return s.loginError(err)
@@ -325,7 +328,7 @@ func (s *Session) startupSettings(p config.Proxy, su *wire.Startup) (*backend.Se
 				}
 			}
 		case name == "application_name" && p.ApplicationNameAddHost:
-			set(name, fmt.Sprintf("%s - %s", value, s.nc.RemoteAddr()))
+			set(name, fmt.Sprintf("%s - %s", value, s.origin.Load().remote))
 		default:
 			set(name, value)
 		}

@@ -32,12 +32,8 @@ func (s *Server) Sessions() []SessionInfo {
 	now := router.Nanotime()
 	for _, ses := range list {
 		i := SessionInfo{ID: ses.id, State: "login", Since: ses.since, PID: ses.pid}
-		if a := ses.nc.RemoteAddr(); a != nil {
-			i.Addr = a.String()
-		}
-		if a := ses.nc.LocalAddr(); a != nil {
-			i.LocalAddr = a.String()
-		}
+		o := ses.origin.Load()
+		i.Addr, i.LocalAddr = o.remote.String(), o.local.String()
 		if ses.replica.Load() != nil && ses.loggedIn() {
 			out = append(out, ses.replicaInfo(i))
 			continue

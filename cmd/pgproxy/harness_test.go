@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -112,12 +113,18 @@ func put(t testing.TB, path, text string) {
 // may be left.
 func startApp(t testing.TB, c *pgtest.Cluster, more, database string) *app {
 	t.Helper()
+	return startAppLogged(t, c, more, database, testWriter{t})
+}
+
+// startAppLogged is startApp with a place for the log.
+func startAppLogged(t testing.TB, c *pgtest.Cluster, more, database string, log io.Writer) *app {
+	t.Helper()
 	census := pgtest.NewCensus(t, c.Nodes()...)
 	cfg, err := config.Load(writeConfig(t, c, more, database))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newApp(cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), appOptions{})
+	a, err := newApp(cfg, slog.New(slog.NewTextHandler(log, nil)), appOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
