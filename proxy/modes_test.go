@@ -241,3 +241,34 @@ func TestWaitersInOrder(t *testing.T) {
 		last = got
 	}
 }
+
+// TestAlike: with read_write_split any every transaction goes to any server and
+// stays there, whatever the servers are, as with PgBouncer's list of hosts.
+func TestAlike(t *testing.T) {
+	c := realCluster(t)
+	for _, mode := range []string{"transaction", "session"} {
+		t.Run(mode, func(t *testing.T) {
+			h := newHarness(t, harnessOptions{
+				Servers: addrs(c), Proxy: trust + "pool_mode = \"" + mode + "\"\n",
+				Database: "read_write_split = \"any\"\nload_balance = \"round_robin\"\n",
+			})
+			seen := make(map[string]bool)
+			for range 3 * len(addrs(c)) {
+				a := h.Client(t)
+				a.Query("BEGIN")
+				where := value(a, "SELECT pg_is_in_recovery() || inet_server_port()::text")
+				for range 3 {
+					if got := value(a, "SELECT pg_is_in_recovery() || inet_server_port()::text"); got != where {
+						t.Fatalf("a transaction goes from %s to %s", where, got)
+					}
+				}
+				a.Query("COMMIT")
+				seen[where] = true
+				a.Terminate()
+			}
+			if len(seen) != len(addrs(c)) {
+				t.Errorf("transactions went to %v, want all of %d servers", seen, len(addrs(c)))
+			}
+		})
+	}
+}

@@ -121,7 +121,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	plan := r.Plan
 	switch {
 	case p.Split == config.SplitAny:
-		return t.any(p)
+		return t.any(p, r.Avoid)
 	case r.Target == TargetPrimary:
 		return t.primary(chosePrimaryBy[r.By])
 	case plan.refused.Load() != nil:
@@ -166,8 +166,8 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 
 // any picks among all servers that are up, whatever they are. The choice is called
 // the primary, as whatever begins there goes on there.
-func (t *Topology) any(p Policy) Choice {
-	c := candidates{t: t, policy: p, all: true}
+func (t *Topology) any(p Policy, avoid string) Choice {
+	c := candidates{t: t, policy: p, avoid: avoid, all: true}
 	if i := c.pick(); i >= 0 {
 		return Choice{Server: i, Role: RolePrimary, Reason: choseAny}
 	}
