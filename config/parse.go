@@ -34,7 +34,6 @@ type source struct {
 	path     string
 	top      place
 	ini      bool
-	secrets  []place  // where passwords are written in a pgbouncer.ini
 	warnings []*Error // of its translation
 }
 

@@ -377,10 +377,11 @@ func (s *Session) welcome(su *wire.Startup) error {
 	}
 	out = wire.AppendBackendKeyData(out, s.pid, s.secret)
 	out = wire.AppendReadyForQuery(out, wire.TxIdle)
+	// Whoever looks for this client from the moment on that it knows finds it.
+	s.lastSeen.Store(router.Nanotime())
+	s.welcomed.Store(true)
 	if _, err := s.link.Write(out); err != nil {
 		return err
 	}
-	s.lastSeen.Store(router.Nanotime())
-	s.welcomed.Store(true)
 	return s.endReason()
 }

@@ -377,7 +377,7 @@ func TestServiceManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer notices.Close()
+	defer func() { _ = notices.Close() }()
 	notice := func(want string) {
 		t.Helper()
 		_ = notices.SetReadDeadline(time.Now().Add(20 * time.Second))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,7 +47,7 @@ func TestExporter(t *testing.T) {
 		t.Fatal(err)
 	}
 	one(t, conn, "SELECT 'x'")
-	defer conn.Close(t.Context())
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 
 	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	cmd := exec.Command(program, "--pgBouncer.connectionString="+a.dsn(statsUser, "pgbouncer"), "--web.listen-address="+addr)
