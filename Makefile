@@ -77,6 +77,10 @@ exporter: deps ## scrape the console with pgbouncer_exporter
 	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/prometheus-community/pgbouncer_exporter@$(EXPORTER_VERSION)
 	PGBOUNCER_EXPORTER=$(TOOLS)/pgbouncer_exporter $(GO) test -count=1 -v -run TestExporter ./cmd/pgproxy
 
+.PHONY: causality
+causality: deps ## reads checked against writes over late and paused replicas, for ten minutes
+	$(GO) test -race -count=1 -v -timeout 20m -run TestCausality ./cmd/pgproxy -causality 10m
+
 .PHONY: bench
 bench: ## side by side with every other pooler that is installed (BENCH_FLAGS)
 	@.ci/install bench
