@@ -314,7 +314,7 @@ func (r *reader) read(set *catalogSettings) error {
 	default:
 	}
 	begun := router.Nanotime()
-	objects, sum, err := readCatalog(context.WithoutCancel(ctx), conn, r.memory)
+	objects, sum, err := readCatalog(context.WithoutCancel(ctx), conn, r.memory, set.over)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ CREATE MATERIALIZED VIEW m_volatile AS SELECT f_volatile(id) FROM plain;
 CREATE DOMAIN d_good AS int CHECK (VALUE > 0);
 CREATE DOMAIN d_bad AS int CHECK (f_volatile(VALUE) > 0);
 CREATE TYPE mood AS ENUM ('sad', 'ok');
-CREATE TYPE pair AS (a int, b int);
+CREATE TYPE pair AS (a int, b int); CREATE TYPE bad_pair AS (a int, b d_bad[]); CREATE TABLE bad_table (p bad_pair);
 CREATE FUNCTION to_mood(int) RETURNS mood LANGUAGE sql AS 'SELECT ''ok''::mood';
 CREATE CAST (int AS mood) WITH FUNCTION to_mood(int);
 CREATE FUNCTION f_domain(d_bad) RETURNS int LANGUAGE sql STABLE AS 'SELECT 1';
@@ -180,7 +180,11 @@ func TestCatalogProves(t *testing.T) {
 		{public, "SELECT ARRAY[1]::d_bad[]", false},
 		{public, "SELECT f_domain(1)", false},
 		{public, "SELECT 'ok'::mood", false},    // there is a VOLATILE cast to it
-		{public, "SELECT '(1,2)'::pair", false}, // of which the columns may be of d_bad
+		{public, "SELECT '(1,2)'::pair", true},
+		{public, "SELECT '(1,2)'::bad_pair", false},
+		{public, "SELECT NULL::bad_table", false},
+		{public, "SELECT NULL::plain", true},
+		{public, "SELECT jsonb_populate_record(NULL::pair, '{}')", false}, // it might be given another type
 		{public, "SELECT 1 === 1", true},
 		{public, "SELECT 1 ==== 1", false},
 		{public, "SELECT 1 OPERATOR(public.===) 1", true},

@@ -53,7 +53,7 @@ FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespa
  LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE t.oid >= 16384 AND t.typtype <> 'p' AND t.typcategory <> 'A' AND (t.typtype <> 'c' OR c.relkind = 'c') AND n.nspname !~ '^pg_temp_'`
 
-	askRelations = `SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relrowsecurity
+	askRelations = `SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.reltype
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't' AND n.nspname <> 'pg_toast'`
 
@@ -78,6 +78,17 @@ WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'`
 WHERE f.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') AND f.oid IN (
  SELECT p.amproc::oid FROM pg_catalog.pg_amproc p WHERE p.amproc::oid >= 16384
  UNION SELECT o.oprcode::oid FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr WHERE o.oprcode::oid >= 16384)`
+
+	// Row types that contain one of some types at any depth, also in arrays and
+	// under domains. It is asked only where a domain has a check that is not harmless.
+	askRows = `WITH RECURSIVE found(oid) AS (
+ SELECT unnest('{%s}'::pg_catalog.oid[])
+ UNION SELECT x.oid FROM found f CROSS JOIN LATERAL (
+  SELECT t.typarray FROM pg_catalog.pg_type t WHERE t.oid = f.oid AND t.typarray <> 0
+  UNION ALL SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typbasetype = f.oid
+  UNION ALL SELECT c.reltype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+   WHERE a.atttypid = f.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.reltype <> 0) x(oid))
+SELECT oid FROM found`
 
 	askPaths = `SELECT coalesce(r.rolname, ''), s.setdatabase <> 0, substr(c.c, length('search_path=') + 1)
 FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c(c)

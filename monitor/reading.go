@@ -63,7 +63,7 @@ func newMemory() *memory {
 
 // readCatalog returns the objects of the connection's database and a sum that is
 // the same while nothing changes.
-func readCatalog(ctx context.Context, conn *pgconn.PgConn, m *memory) (*router.Objects, uint64, error) {
+func readCatalog(ctx context.Context, conn *pgconn.PgConn, m *memory, over router.Overrides) (*router.Objects, uint64, error) {
 	r := &reading{ctx: ctx, conn: conn, memory: m}
 	r.run(beginReading)
 	r.session()
@@ -74,6 +74,7 @@ func readCatalog(ctx context.Context, conn *pgconn.PgConn, m *memory) (*router.O
 	r.o.Rules = r.trees(askRules, askRuleTexts)
 	r.o.Policies = r.trees(askPolicies, askPolicyTexts)
 	r.o.Checks = r.trees(askChecks, askCheckTexts)
+	r.rows(over)
 	r.run(endReading)
 	if r.err != nil {
 		return nil, 0, r.err
@@ -233,17 +234,9 @@ func (r *reading) functions() {
 func (r *reading) texts(ask string, oids []uint32, f func(v row)) {
 	const some = 500
 	for len(oids) > 0 {
-		var b strings.Builder
-		b.WriteString(ask + "('{")
-		for i := range min(some, len(oids)) {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			b.WriteString(strconv.FormatUint(uint64(oids[i]), 10))
-		}
-		b.WriteString("}'::pg_catalog.oid[])")
-		r.each(b.String(), false, f)
-		oids = oids[min(some, len(oids)):]
+		n := min(some, len(oids))
+		r.each(ask+"('{"+oidList(oids[:n])+"}'::pg_catalog.oid[])", false, f)
+		oids = oids[n:]
 	}
 }
 
@@ -280,6 +273,32 @@ func (r *reading) trees(ask, askTexts string) map[uint32][]router.Tree {
 	return out
 }
 
+// rows reads which types of rows have columns of a domain whose checks are not
+// harmless.
+func (r *reading) rows(over router.Overrides) {
+	if r.err != nil {
+		return
+	}
+	guarded := r.o.Guarded(over)
+	if len(guarded) == 0 {
+		return
+	}
+	r.o.Rows = make(map[uint32]bool)
+	r.each(fmt.Sprintf(askRows, oidList(guarded)), true, func(v row) { r.o.Rows[v.oid(0)] = true })
+}
+
+// oidList writes OIDs as the elements of an array.
+func oidList(oids []uint32) string {
+	var b strings.Builder
+	for i, oid := range oids {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.FormatUint(uint64(oid), 10))
+	}
+	return b.String()
+}
+
 // others reads what needs no second question.
 func (r *reading) others() {
 	o := &r.o
@@ -302,7 +321,7 @@ func (r *reading) others() {
 	})
 	r.each(askRelations, true, func(v row) {
 		o.Relations = append(o.Relations, router.Relation{
-			OID: v.oid(0), Schema: v.text(1), Name: v.text(2), Kind: v.byte(3), Persistence: v.byte(4), RowSecurity: v.true(5),
+			OID: v.oid(0), Schema: v.text(1), Name: v.text(2), Kind: v.byte(3), Persistence: v.byte(4), RowSecurity: v.true(5), RowType: v.oid(6),
 		})
 	})
 	r.each(askChildren, true, func(v row) {

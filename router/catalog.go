@@ -14,6 +14,7 @@ type Catalog struct {
 	relations map[string][]member
 	builtins  map[string]*verdict // PostgreSQL's own functions, by name
 	taint     *verdict            // of what may happen in every statement
+	rows      *verdict            // of making a row of any type there is
 
 	paths  map[string]string // default search_path by role; "" is every other one
 	server bool              // the "" of paths is known
@@ -84,27 +85,34 @@ func NewCatalog(o *Objects, over Overrides) *Catalog {
 
 // addTypes takes in types and casts.
 func (c *Catalog) addTypes(o *Objects, g *graph, schema func(string) string) {
-	var rows *verdict // of making a row: its columns may be of any domain
+	var guarded *verdict // of the domains that are not harmless
 	for i := range o.Types {
 		if t := &o.Types[i]; t.Kind == 'd' {
 			v := g.domain(t.OID)
 			c.types[t.Name] = append(c.types[t.Name], member{schema(t.Schema), v})
-			rows = rows.and(v.via("a row"))
+			guarded = guarded.and(v.via("a row"))
 		}
+	}
+	row := func(oid uint32) *verdict {
+		if !o.Rows[oid] {
+			return nil
+		}
+		c.rows = guarded
+		return guarded
 	}
 	for i := range o.Types {
 		t := &o.Types[i]
 		switch t.Kind {
 		case 'd':
 		case 'c':
-			c.types[t.Name] = append(c.types[t.Name], member{schema(t.Schema), rows})
+			c.types[t.Name] = append(c.types[t.Name], member{schema(t.Schema), row(t.OID)})
 		default:
 			c.types[t.Name] = append(c.types[t.Name], member{schema(t.Schema), nil})
 		}
 	}
 	for i := range o.Relations {
 		r := &o.Relations[i]
-		c.types[r.Name] = append(c.types[r.Name], member{schema(r.Schema), rows})
+		c.types[r.Name] = append(c.types[r.Name], member{schema(r.Schema), row(r.RowType)})
 	}
 	for _, cast := range o.Casts {
 		v := g.function(cast.Function).via("a cast to " + cast.Target)
@@ -176,6 +184,9 @@ func (c *Catalog) function(ref functionRef, path *Path) (bad *verdict, effects E
 	if ref.schema == "" || ref.schema == "pg_catalog" {
 		if v, ok := c.builtins[fn]; ok {
 			known, bad = true, v
+			if rowMakers[fn] {
+				bad = bad.and(c.rows)
+			}
 		} else if pureFunctions[fn] {
 			known = true // of another version of PostgreSQL; there it fails on every server
 		}

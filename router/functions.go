@@ -116,8 +116,27 @@ var pureFunctions = wordSet(`
 	to_regnamespace to_regoper to_regoperator to_regproc to_regprocedure to_regrole to_regtype
 	to_regtypemod
 
+	anyarray_out anyarray_send anycompatiblearray_out anycompatiblearray_send anycompatiblemultirange_out
+	anycompatiblerange_out anyenum_out anymultirange_out anyrange_out anytextcat array_out array_send
+	bpcharsend cash_out cash_send date_cmp_timestamptz date_eq_timestamptz date_ge_timestamptz
+	date_gt_timestamptz date_le_timestamptz date_lt_timestamptz date_ne_timestamptz date_out enum_out
+	enum_send in_range interval_out interval_pl_timestamptz multirange_out multirange_send namesend
+	oidvectortypes range_out range_send record_out record_send regclassout regcollationout regconfigout
+	regdictionaryout regnamespaceout regoperatorout regoperout regprocedureout regprocout regroleout
+	regtypeout textanycat textsend timestamp_cmp_timestamptz timestamp_eq_timestamptz
+	timestamp_ge_timestamptz timestamp_gt_timestamptz timestamp_le_timestamptz timestamp_lt_timestamptz
+	timestamp_ne_timestamptz timestamp_out timestamptz_cmp_date timestamptz_cmp_timestamp
+	timestamptz_eq_date timestamptz_eq_timestamp timestamptz_ge_date timestamptz_ge_timestamp
+	timestamptz_gt_date timestamptz_gt_timestamp timestamptz_le_date timestamptz_le_timestamp
+	timestamptz_lt_date timestamptz_lt_timestamp timestamptz_mi_interval timestamptz_ne_date
+	timestamptz_ne_timestamp timestamptz_out timestamptz_pl_interval timetz_out time_out ts_match_tq
+	ts_match_tt unknownsend varcharsend xml_send
+
 	array_sample array_shuffle clock_timestamp gen_random_uuid pg_sleep pg_sleep_for pg_sleep_until random
 	random_normal timeofday uuidv4 uuidv7`)
+
+// rowMakers make a row of a type that they are given: as harmless as that.
+var rowMakers = wordSet(`json_populate_record json_populate_recordset jsonb_populate_record jsonb_populate_recordset`)
 
 // The other functions that the analysis knows by name, in any schema. A
 // function on none of these lists may do anything to the database.

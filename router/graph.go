@@ -74,7 +74,6 @@ type graph struct {
 	named     map[string][]member // users' functions that are not harmless by themselves, by name
 	tables    map[string][]*Relation
 	builtins  map[string]*verdict // PostgreSQL's own functions that are not on the list of pure ones
-	volatile  map[string]bool     // names of PostgreSQL's own functions that are VOLATILE
 
 	done map[uint32]*verdict // of functions, by OID
 	rels map[uint32]*verdict // of relations; present and nil while they are worked out
@@ -91,7 +90,6 @@ func newGraph(o *Objects, read, write []*regexp.Regexp) *graph {
 		named:     make(map[string][]member),
 		tables:    make(map[string][]*Relation, len(o.Relations)),
 		builtins:  make(map[string]*verdict),
-		volatile:  make(map[string]bool),
 		done:      make(map[uint32]*verdict),
 		rels:      make(map[uint32]*verdict),
 		doms:      make(map[uint32]*verdict),
@@ -145,14 +143,16 @@ func (g *graph) builtin(f *Function) {
 		v = differs("answer differs by server: " + clean(f.Name))
 	case kind != functionUnknown:
 		v = harm("writes, locks or leaves state: " + clean(f.Name))
-	case pureFunctions[f.Name] || sampleMethods[f.Name]:
+	case pureFunctions[f.Name] || sampleMethods[f.Name] || rowMakers[f.Name]:
 	case f.Volatile != 'i' && f.Schema == "pg_catalog" || f.Volatile == 'v':
 		v = harm("function not known to be pure: " + clean(f.Name))
 	}
-	if f.Volatile == 'v' && v != nil {
-		g.volatile[f.Name] = true
-	}
 	g.done[f.OID] = v
+	if f.Name == "pg_my_temp_schema" {
+		// Where a view asks, as those of information_schema do, it is to show a
+		// session its own temporary tables: one that has any stays with its server.
+		g.done[f.OID] = nil
+	}
 	if f.Schema != "pg_catalog" {
 		return
 	}
@@ -238,7 +238,7 @@ func (g *graph) lie(f *Function) *verdict {
 	for _, call := range b.Calls {
 		known, w := found(g.named[call.Name], call.Schema, anywhere)
 		v = v.and(w.via(f.Name))
-		if !known && g.volatile[call.Name] && (call.Schema == "" || call.Schema == "pg_catalog") {
+		if !known && g.builtins[call.Name] != nil && (call.Schema == "" || call.Schema == "pg_catalog") {
 			return harm(Reason(what) + "calls " + clean(call.Name) + ": " + clean(f.Name))
 		}
 	}
@@ -333,6 +333,19 @@ func (g *graph) relation(oid uint32) *verdict {
 	}
 	g.rels[oid] = v
 	return v
+}
+
+// Guarded returns the domains whose checks are not harmless. Where there are any,
+// Rows must be known for NewCatalog.
+func (o *Objects) Guarded(over Overrides) []uint32 {
+	g := newGraph(o, over.Read, over.Write)
+	var out []uint32
+	for i := range o.Types {
+		if t := &o.Types[i]; t.Kind == 'd' && g.domain(t.OID) != nil {
+			out = append(out, t.OID)
+		}
+	}
+	return out
 }
 
 // domain returns the verdict of making a value of a type.

@@ -36,13 +36,20 @@ var pureNodes = wordSet(`
 func ScanTree(text string) Tree {
 	var t Tree
 	label := ""
+	var around []string // the labels of the nodes that are open
 	for i := 0; i < len(text); {
 		switch text[i] {
 		case '{':
+			around = append(around, label)
 			label, i = treeToken(text, i+1)
 			if !pureNodes[label] && t.Harm == "" {
 				t.Harm = harmOf(label)
 			}
+		case '}':
+			if n := len(around); n > 0 {
+				label, around = around[n-1], around[:n-1]
+			}
+			i++
 		case ':':
 			field := ""
 			field, i = treeToken(text, i+1)

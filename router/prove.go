@@ -248,6 +248,7 @@ func (p *Plan) decided(bad *verdict, effects Effect, waiting bool) *Plan {
 	o, q := p.open, p.proved()
 	switch {
 	case o.hard != "":
+		q.Reason = o.hard // what else stood in the way is gone, or does not matter
 		q.Effects |= effects
 		return q
 	case waiting:

@@ -1,0 +1,124 @@
+-- The database behind the corpus. Superuser makes it; the statements run as role
+-- truth, which owns nothing, so that policies bind it.
+CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION ltree; CREATE EXTENSION pg_trgm;
+CREATE EXTENSION pgcrypto; CREATE EXTENSION "uuid-ossp"; CREATE EXTENSION fuzzystrmatch; CREATE EXTENSION intarray;
+CREATE EXTENSION unaccent; CREATE EXTENSION tablefunc; CREATE EXTENSION cube; CREATE EXTENSION earthdistance;
+CREATE EXTENSION isn; CREATE EXTENSION btree_gin; CREATE EXTENSION btree_gist; CREATE EXTENSION file_fdw;
+CREATE EXTENSION tsm_system_rows; CREATE EXTENSION seg; CREATE EXTENSION pgrowlocks; CREATE EXTENSION lo;
+
+CREATE SCHEMA app; CREATE SCHEMA audit; CREATE SCHEMA tenant_a; CREATE SCHEMA tenant_b;
+CREATE TYPE app.status AS ENUM ('new', 'paid', 'sent', 'closed');
+CREATE TYPE app.money_pair AS (amount numeric, currency text);
+CREATE DOMAIN app.positive AS int CHECK (VALUE > 0);
+CREATE DOMAIN app.email AS citext CHECK (VALUE ~ '@');
+
+CREATE TABLE app.users (id int PRIMARY KEY, name text NOT NULL, email app.email, age app.positive, active bool DEFAULT true, created_at timestamptz DEFAULT '2020-01-01', tags text[] DEFAULT '{}', data jsonb DEFAULT '{}', attrs hstore, path ltree, score float8 DEFAULT 1.5);
+CREATE TABLE app.orders (id serial PRIMARY KEY, user_id int REFERENCES app.users, status app.status DEFAULT 'new', total numeric(10,2), placed timestamp DEFAULT '2021-05-05', note varchar(100), lines int4range);
+CREATE TABLE app.items (id int, order_id int, sku text, qty int, price numeric, total numeric GENERATED ALWAYS AS (qty * price) STORED);
+CREATE TABLE app.measures (id int, at date NOT NULL, value float8) PARTITION BY RANGE (at);
+CREATE TABLE app.measures_2020 PARTITION OF app.measures FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+CREATE TABLE app.measures_2021 PARTITION OF app.measures FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+CREATE TABLE app.mixed (id int, kind text) PARTITION BY LIST (kind);
+CREATE TABLE app.mixed_a PARTITION OF app.mixed FOR VALUES IN ('a');
+CREATE UNLOGGED TABLE app.mixed_b PARTITION OF app.mixed FOR VALUES IN ('b');
+CREATE TABLE app.animals (id int, name text);
+CREATE TABLE app.dogs (breed text) INHERITS (app.animals);
+CREATE UNLOGGED TABLE app.cache (key text, value text);
+CREATE TABLE app.docs (id int, body text, words tsvector, point point, ip inet, uid uuid, bits bit(4), raw bytea, at interval, cost money);
+CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+CREATE FOREIGN TABLE app.remote (line text) SERVER files OPTIONS (filename '/etc/hostname');
+CREATE SEQUENCE app.tickets;
+CREATE TABLE audit.log (id serial, what text, at timestamptz DEFAULT now());
+CREATE TABLE tenant_a.invoices (id int, total int); CREATE UNLOGGED TABLE tenant_b.invoices (id int, total int);
+
+INSERT INTO app.users SELECT i, 'user ' || i, 'u' || i || '@example.org', 20 + i % 40, i % 3 <> 0, '2020-01-01'::timestamptz + i * interval '1 day', ARRAY['t' || i % 5, 'all'], jsonb_build_object('n', i, 'deep', jsonb_build_object('x', i % 7)), hstore('k', i::text), ('top.n' || i % 4)::ltree, i / 3.0 FROM generate_series(1, 60) i;
+INSERT INTO app.orders (user_id, status, total, placed, note, lines) SELECT 1 + i % 60, (enum_range(NULL::app.status))[1 + i % 4], i * 3.5, '2021-01-01'::timestamp + i * interval '1 hour', 'note ' || i, int4range(i, i + 5) FROM generate_series(1, 150) i;
+INSERT INTO app.items SELECT i, 1 + i % 150, 'sku' || i % 17, i % 9, i * 0.25 FROM generate_series(1, 300) i;
+INSERT INTO app.measures SELECT i, '2020-03-01'::date + i, sin(i) FROM generate_series(1, 400) i;
+INSERT INTO app.mixed SELECT i, 'a' FROM generate_series(1, 20) i;
+INSERT INTO app.animals SELECT i, 'animal ' || i FROM generate_series(1, 10) i; INSERT INTO app.dogs SELECT i, 'dog ' || i, 'breed' FROM generate_series(1, 5) i;
+INSERT INTO app.cache VALUES ('a', '1');
+INSERT INTO app.docs SELECT i, 'the body of document ' || i, to_tsvector('english', 'body document ' || i), point(i, i), ('10.0.0.' || i)::inet, md5(i::text)::uuid, (i % 16)::bit(4), decode(md5(i::text), 'hex'), i * interval '1 minute', i::money FROM generate_series(1, 30) i;
+INSERT INTO tenant_a.invoices VALUES (1, 10); INSERT INTO tenant_b.invoices VALUES (1, 20);
+
+-- Functions: pure ones by declaration, others by default, and liars.
+CREATE FUNCTION app.full_name(u app.users) RETURNS text LANGUAGE sql STABLE AS 'SELECT u.name || '' <'' || u.email || ''>''';
+CREATE FUNCTION app.order_total(int) RETURNS numeric LANGUAGE sql STABLE AS 'SELECT sum(total) FROM app.items WHERE order_id = $1';
+CREATE FUNCTION app.twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
+CREATE FUNCTION app.twice(numeric) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 * 2; END';
+CREATE FUNCTION app.users_of(text) RETURNS SETOF app.users LANGUAGE sql STABLE AS 'SELECT * FROM app.users WHERE name LIKE $1';
+CREATE FUNCTION app.count_users(active bool DEFAULT true) RETURNS bigint LANGUAGE plpgsql STABLE AS 'DECLARE n bigint; BEGIN SELECT count(*) INTO n FROM app.users u WHERE u.active = count_users.active; RETURN n; END';
+CREATE FUNCTION app.cat(VARIADIC text[]) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT array_to_string($1, '','')';
+CREATE FUNCTION app.undeclared(int) RETURNS int LANGUAGE sql AS 'SELECT $1 + 1';
+CREATE FUNCTION app.undeclared_row(app.users) RETURNS text LANGUAGE sql AS 'SELECT $1.name';
+CREATE FUNCTION app.undeclared_set() RETURNS SETOF int LANGUAGE plpgsql AS 'BEGIN RETURN NEXT 1; RETURN NEXT 2; END';
+CREATE FUNCTION app.note(text) RETURNS int LANGUAGE sql AS 'INSERT INTO audit.log (what) VALUES ($1) RETURNING id';
+CREATE FUNCTION app.touch(int) RETURNS void LANGUAGE plpgsql AS 'BEGIN UPDATE app.users SET active = true WHERE id = $1; END';
+CREATE FUNCTION app.ticket() RETURNS bigint LANGUAGE sql AS 'SELECT nextval(''app.tickets'')';
+CREATE FUNCTION app.lie_ticket() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT nextval(''app.tickets'')';
+CREATE FUNCTION app.lie_write() RETURNS int LANGUAGE sql STABLE AS 'SELECT app.note(''lie'')';
+CREATE FUNCTION app.lie_lock() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM 1 FROM app.users WHERE id = 1 FOR UPDATE; RETURN 1; END';
+CREATE FUNCTION app.lie_cache() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM app.cache';
+CREATE FUNCTION app.lie_recovery() RETURNS bool LANGUAGE sql STABLE AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION app.lie_txid() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT txid_current()';
+CREATE FUNCTION app.lie_immutable() RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN nextval(''app.tickets''); END';
+CREATE FUNCTION app.lie_atomic() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC SELECT nextval('app.tickets'); END;
+CREATE FUNCTION app.true_atomic(int) RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC SELECT count(*) FROM app.users WHERE id < $1; END;
+CREATE FUNCTION app.sets() RETURNS text LANGUAGE sql AS 'SELECT set_config(''app.x'', ''1'', false)';
+CREATE FUNCTION app.temp() RETURNS void LANGUAGE plpgsql AS 'BEGIN CREATE TEMP TABLE IF NOT EXISTS scratch (i int); END';
+CREATE FUNCTION app.lock_me() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_xact_lock(1)';
+CREATE FUNCTION audit.seen(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit.log (what) VALUES (''seen''); RETURN true; END';
+CREATE FUNCTION public.reverse(app.status) RETURNS text LANGUAGE sql AS 'SELECT ''volatile''';
+CREATE PROCEDURE app.work() LANGUAGE sql AS 'INSERT INTO audit.log (what) VALUES (''work'')';
+CREATE PROCEDURE app.idle() LANGUAGE plpgsql AS 'BEGIN END';
+
+CREATE AGGREGATE app.total(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');
+CREATE FUNCTION app.add_volatile(int, int) RETURNS int LANGUAGE sql AS 'SELECT $1 + $2';
+CREATE AGGREGATE app.total_volatile(int) (SFUNC = app.add_volatile, STYPE = int, INITCOND = '0');
+CREATE OPERATOR app.|+| (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
+CREATE OPERATOR app.|-| (LEFTARG = int, RIGHTARG = int, FUNCTION = app.add_volatile);
+CREATE FUNCTION app.status_of(int) RETURNS app.status LANGUAGE sql IMMUTABLE AS 'SELECT (enum_range(NULL::app.status))[$1]';
+CREATE CAST (int AS app.status) WITH FUNCTION app.status_of(int);
+CREATE FUNCTION app.pair_of(int) RETURNS app.money_pair LANGUAGE sql AS 'SELECT ROW($1, ''EUR'')::app.money_pair';
+CREATE CAST (int AS app.money_pair) WITH FUNCTION app.pair_of(int);
+CREATE DOMAIN app.checked AS int CHECK (audit.seen(VALUE));
+
+-- Views, rules, policies, triggers.
+CREATE VIEW app.active_users AS SELECT id, name, lower(email::text) AS email FROM app.users WHERE active;
+CREATE VIEW app.order_sums AS SELECT u.id, u.name, count(o.id) AS orders, coalesce(sum(o.total), 0) AS total FROM app.users u LEFT JOIN app.orders o ON o.user_id = u.id GROUP BY u.id, u.name;
+CREATE VIEW app.over AS SELECT a.id, s.total FROM app.active_users a JOIN app.order_sums s USING (id);
+CREATE VIEW app.windowed AS SELECT id, user_id, rank() OVER (PARTITION BY user_id ORDER BY total DESC) AS r FROM app.orders;
+CREATE VIEW app.recursive AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20) SELECT i FROM n;
+CREATE VIEW app.stable_view AS SELECT id, app.order_total(id) AS total FROM app.orders;
+CREATE VIEW app.twice_view AS SELECT app.twice(id) AS t FROM app.users;
+CREATE VIEW app.view_volatile AS SELECT id, app.undeclared(id) AS u FROM app.users;
+CREATE VIEW app.view_over_volatile AS SELECT * FROM app.view_volatile WHERE id < 10;
+CREATE VIEW app.view_writes AS SELECT app.note('view') AS id;
+CREATE VIEW app.view_next AS SELECT nextval('app.tickets') AS n;
+CREATE VIEW app.view_locks AS SELECT id FROM app.users WHERE id < 3 FOR UPDATE;
+CREATE VIEW app.view_cache AS SELECT * FROM app.cache;
+CREATE VIEW app.view_recovery AS SELECT pg_is_in_recovery() AS r;
+CREATE VIEW app.view_random AS SELECT random() AS r;
+CREATE VIEW app.view_checked AS SELECT id::app.checked AS c FROM app.users;
+CREATE VIEW app.view_activity AS SELECT count(*) AS n FROM pg_stat_activity;
+CREATE VIEW app.view_remote AS SELECT * FROM app.remote;
+CREATE MATERIALIZED VIEW app.mat AS SELECT app.undeclared(id) AS u FROM app.users;
+CREATE RULE log_insert AS ON INSERT TO app.animals DO ALSO INSERT INTO audit.log (what) VALUES ('animal');
+CREATE RULE active_insert AS ON INSERT TO app.active_users DO INSTEAD INSERT INTO app.users (id, name) VALUES (NEW.id, NEW.name);
+CREATE FUNCTION audit.trig() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit.log (what) VALUES (''trigger''); RETURN NEW; END';
+CREATE TRIGGER t AFTER INSERT OR UPDATE ON app.items FOR EACH ROW EXECUTE FUNCTION audit.trig();
+CREATE TABLE app.guarded (id int, owner text); INSERT INTO app.guarded SELECT i, 'truth' FROM generate_series(1, 5) i;
+ALTER TABLE app.guarded ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON app.guarded USING (owner = current_user);
+CREATE TABLE app.guarded_sub (id int); INSERT INTO app.guarded_sub VALUES (1);
+ALTER TABLE app.guarded_sub ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON app.guarded_sub USING (id IN (SELECT id FROM app.active_users));
+CREATE TABLE app.guarded_audit (id int); INSERT INTO app.guarded_audit VALUES (1);
+ALTER TABLE app.guarded_audit ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON app.guarded_audit USING (audit.seen(id));
+CREATE TABLE app.guarded_off (id int); INSERT INTO app.guarded_off VALUES (1); CREATE POLICY p ON app.guarded_off USING (audit.seen(id));
+
+CREATE INDEX ON app.users (lower(name)); CREATE INDEX ON app.docs USING gin (words); CREATE INDEX ON app.users USING gin (name gin_trgm_ops);
+ANALYZE;
+GRANT ALL ON SCHEMA app, audit, tenant_a, tenant_b, public TO truth;
+GRANT ALL ON ALL TABLES IN SCHEMA app, audit, tenant_a, tenant_b, public TO truth;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA app, audit, public TO truth;
+GRANT USAGE ON FOREIGN SERVER files TO truth;
+ALTER ROLE truth IN DATABASE truth SET search_path = app, public;
