@@ -179,7 +179,7 @@ func TestCatalogProves(t *testing.T) {
 		{public, "SELECT d_bad(1)", false},
 		{public, "SELECT ARRAY[1]::d_bad[]", false},
 		{public, "SELECT f_domain(1)", false},
-		{public, "SELECT 'ok'::mood", false},    // there is a VOLATILE cast to it
+		{public, "SELECT 'ok'::mood", false}, // there is a VOLATILE cast to it
 		{public, "SELECT '(1,2)'::pair", true},
 		{public, "SELECT '(1,2)'::bad_pair", false},
 		{public, "SELECT NULL::bad_table", false},

@@ -95,15 +95,14 @@ func own(sql string) bool {
 }
 
 // local are locks that only the standby would know of.
-func local(sql string) bool { return strings.Contains(sql, "advisory") || strings.Contains(sql, "lock_me") }
+func local(sql string) bool {
+	return strings.Contains(sql, "advisory") || strings.Contains(sql, "lock_me")
+}
 
 // TestTruthOfAStandby asks a real standby about every statement of the corpus:
 // what the router would send there must run there, and answer as the primary does;
 // and of what a standby can answer as the primary does, nearly all must go there.
 func TestTruthOfAStandby(t *testing.T) {
-	if testing.Short() {
-		t.Skip("thousands of statements on two servers")
-	}
 	c := pgtest.Start(t, pgtest.Options{Replicas: 1, Settings: map[string]string{"autovacuum": "off"}})
 	withChecker(t, c)
 	ctx := t.Context()

@@ -116,6 +116,7 @@ var pureFunctions = wordSet(`
 	to_regnamespace to_regoper to_regoperator to_regproc to_regprocedure to_regrole to_regtype
 	to_regtypemod
 
+	aclitemout pg_relation_is_publishable pg_settings_get_flags table_to_xmlschema database_to_xmlschema
 	anyarray_out anyarray_send anycompatiblearray_out anycompatiblearray_send anycompatiblemultirange_out
 	anycompatiblerange_out anyenum_out anymultirange_out anyrange_out anytextcat array_out array_send
 	bpcharsend cash_out cash_send date_cmp_timestamptz date_eq_timestamptz date_ge_timestamptz

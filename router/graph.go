@@ -9,12 +9,17 @@ import (
 type verdict struct {
 	why  Reason
 	mild bool // it only reads
+	run  bool // it does nothing while a statement is only planned
 	// frees are the declarations that would make it harmless, one each line; nil
 	// if none would.
 	frees []string
 }
 
 func harm(why Reason) *verdict { return &verdict{why: why} }
+
+// onlyRun reports whether nothing is harmful before the statement runs. The planner
+// evaluates functions that are STABLE or IMMUTABLE, no others.
+func (v *verdict) onlyRun() bool { return v == nil || v.run }
 
 // differs is the verdict of what only reads, but not the same on every server.
 func differs(why Reason) *verdict { return &verdict{why: why, mild: true} }
@@ -28,7 +33,7 @@ func (v *verdict) and(w *verdict) *verdict {
 	case w == nil || v == w:
 		return v
 	}
-	out := &verdict{why: v.why, mild: v.mild && w.mild}
+	out := &verdict{why: v.why, mild: v.mild && w.mild, run: v.run && w.run}
 	if v.frees != nil && w.frees != nil {
 		out.frees = union(v.frees, w.frees)
 	}
@@ -58,7 +63,7 @@ func (v *verdict) via(what string) *verdict {
 	if !strings.Contains(string(why), ", through ") {
 		why += ", through " + clean(what)
 	}
-	return &verdict{why: why, mild: v.mild, frees: v.frees}
+	return &verdict{why: why, mild: v.mild, run: v.run, frees: v.frees}
 }
 
 // graph works out the verdicts of a database's objects from each other. It lives
@@ -166,7 +171,7 @@ func (g *graph) declared(f *Function) *verdict {
 	if matches(g.write, f) {
 		return harm("function of write_functions: " + clean(f.Schema+"."+f.Name))
 	}
-	v := harm("function is VOLATILE: " + clean(f.Schema+"."+f.Name))
+	v := &verdict{why: "function is VOLATILE: " + clean(f.Schema+"."+f.Name), run: true}
 	if f.Signature != "" && !f.Extension && (f.Body == nil || !f.Body.Writes && f.Body.Effects == 0 && f.Body.Differs == "") {
 		v.frees = []string{"ALTER FUNCTION " + f.Signature + " STABLE"}
 	}

@@ -16,7 +16,7 @@ type Objects struct {
 	Policies   map[uint32][]Tree   // by the table's OID
 	Checks     map[uint32][]Tree   // by the domain's OID
 	Comparing  []uint32            // functions of users in operator classes of B-trees and hashes
-	Rows       map[uint32]bool       // row types of which a column, at any depth, is of a type that Guarded has named
+	Rows       map[uint32]bool     // row types of which a column, at any depth, is of a type that Guarded has named
 	Paths      []PathSetting
 
 	// ServerPath is the search_path of the server's configuration; Known is false

@@ -254,6 +254,8 @@ func (p *Plan) decided(bad *verdict, effects Effect, waiting bool) *Plan {
 	case waiting:
 		q.Class, q.Reason = ClassPrimary, bad.why
 		return q
+	case o.planned && bad.onlyRun():
+		q.Class, q.Reason = ClassRead, reasonProved
 	case bad == nil && effects != 0:
 		q.Class, q.Reason, q.Effects = ClassPrimary, "session state: a function that changes it", o.sure|effects
 	case bad == nil:
