@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/syslog"
 	"net"
 	"os"
 	"os/exec"
@@ -467,5 +468,33 @@ func TestLogs(t *testing.T) {
 	}
 	if !strings.Contains(string(first), "level=DEBUG msg=two session=7") {
 		t.Errorf("the line is %s", first)
+	}
+}
+
+// TestSyslog: lines go to syslog with their level, without a time of their own.
+func TestSyslog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	sys, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sys.Close() })
+	l := newLogs(nil, false)
+	defer l.close()
+	if l.sys.w, err = syslog.Dial("unixgram", path, syslog.LOG_LOCAL3|syslog.LOG_INFO, "pool"); err != nil {
+		t.Fatal(err)
+	}
+	l.sys.on.Store(true)
+	l.Debug("none")
+	l.With("a", 1).WithGroup("g").Info("one", "b", 2)
+	l.Error("two")
+	// The number is facility and severity: local3 is 19, info 6, err 3.
+	for _, want := range []string{`^<158>.* pool\[\d+\]: msg=one a=1 g.b=2\n$`, `^<155>.* pool\[\d+\]: msg=two\n$`} {
+		_ = sys.SetReadDeadline(time.Now().Add(20 * time.Second))
+		buf := make([]byte, 1024)
+		n, err := sys.Read(buf)
+		if err != nil || !regexp.MustCompile(want).Match(buf[:n]) {
+			t.Errorf("syslog got %q (%v), want %s", buf[:n], err, want)
+		}
 	}
 }

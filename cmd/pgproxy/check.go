@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -20,6 +21,9 @@ import (
 
 // checkTimeout bounds what one server may take to answer.
 const checkTimeout = 5 * time.Second
+
+// errNoLogin is why a server is not asked whose roles are fixed.
+var errNoLogin = errors.New("nobody can log in for that: want monitor_user")
 
 func checkCommand(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("check", "-config FILE", stderr)
@@ -52,6 +56,8 @@ func checkCommand(args []string, stdout, stderr io.Writer) int {
 		}
 		room, err := serverRoom(cfg, d)
 		switch {
+		case errors.Is(err, errNoLogin): // which is no fault
+			fmt.Fprintf(stdout, "warning: server %s is not asked: %v\n", d.server.Addr(), err)
 		case err != nil:
 			fmt.Fprintf(stdout, "warning: server %s could not be asked: %v\n", d.server.Addr(), err)
 			code = exitFailed
@@ -124,16 +130,22 @@ func demands(cfg *config.Config, users *auth.Userlist) []*demand {
 // to a database; open says that others may.
 func poolSizes(cfg *config.Config, db *config.Database, users *auth.Userlist) (sizes []int, open bool) {
 	size := func(user string) int {
-		n, most := db.PoolSize, cfg.Proxy.MaxUserConnections
+		n, reserve, most := db.PoolSize, db.ReservePoolSize, cfg.Proxy.MaxUserConnections
 		if u := cfg.Users[user]; u != nil {
 			if u.PoolSize > 0 {
 				n = u.PoolSize
+			}
+			if u.ReservePoolSize > 0 {
+				reserve = u.ReservePoolSize
 			}
 			if u.MaxUserConnections > 0 {
 				most = u.MaxUserConnections
 			}
 		}
-		if most > 0 {
+		if n == 0 { // no limit, but that of the clients
+			n, reserve = cfg.Proxy.MaxClientConn, 0
+		}
+		if n += reserve; most > 0 {
 			n = min(n, most)
 		}
 		return n
@@ -149,6 +161,9 @@ func poolSizes(cfg *config.Config, db *config.Database, users *auth.Userlist) (s
 
 // serverRoom asks a server how many connections it has for ordinary users.
 func serverRoom(cfg *config.Config, d *demand) (int, error) {
+	if d.db.MonitorUser == "" {
+		return 0, errNoLogin
+	}
 	ctx, stop := context.WithTimeout(context.Background(), checkTimeout)
 	defer stop()
 	cc, err := newDialer(cfg, d.db).Config(backend.Login{
