@@ -323,6 +323,7 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 		return false
 	}
 	c.fatal = true
+	c.try.over()
 	c.to(sink, s)
 	return true
 }

@@ -136,6 +136,7 @@ type client struct {
 	reported []string
 	undone   []uint64
 	wrote    int
+	failures []*Failure
 	stall    chan struct{} // replies wait for it, if not nil
 	Sink                   // what this package's tests do not need
 }
@@ -180,6 +181,14 @@ func (c *client) Answered(_ int64, wrote bool) {
 	if wrote {
 		c.wrote++
 	}
+}
+
+func (c *client) Failing() {}
+
+func (c *client) Failed(f *Failure) {
+	c.st.Lock()
+	defer c.st.Unlock()
+	c.failures = append(c.failures, f)
 }
 
 func (c *client) Lost(err error, fatal bool) {

@@ -232,6 +232,9 @@ func (s *Session) giveUp(f *backend.Failure) error {
 
 // refused remembers that a standby cannot run a statement.
 func (s *Session) refused(f *backend.Failure) {
+	if f.Error.Routine == "GetSerializableTransactionSnapshot" {
+		return // it is the session's isolation level that a standby does not have
+	}
 	sql, plan := s.statementIn(f.Sent, f.Answered)
 	if plan == nil || !plan.Refuse(f.Error.Message) {
 		return
