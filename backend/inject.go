@@ -136,6 +136,15 @@ func (c *Conn) Batch() {
 	c.prep.mark = c.prep.tick
 }
 
+// HasStatement reports whether the server has s, or will have once it has done what
+// was sent.
+func (c *Conn) HasStatement(s *Statement) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.prep.used[s]
+	return ok
+}
+
 // Prepare makes sure that the server has s. If it does not, the Parse (and the
 // Close of a statement that makes room for it) are appended: swallowed for a
 // re-preparation, forwarded where the client itself has sent the Parse of this

@@ -250,6 +250,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if v.Forward && c.holdLocked(e, o, h, body) {
 			return false, nil
 		}
+		instead := c.try.instead
+		if !c.try.on || c.try.begun {
+			instead = nil
+		}
 		c.try.over()
 		if v.Failed {
 			c.unsure = c.unsure || !v.Forward && c.holder != nil && o.Stmt == nil
@@ -264,6 +268,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			return false, nil
 		}
 		c.to(v.Sink, s)
+		if v.Forward && instead != nil {
+			*c.out.Made() = append(*c.out.Made(), instead...)
+			return false, nil
+		}
 		if v.Error != nil && v.Code == e.Code {
 			*c.out.Made() = v.Error.Append(*c.out.Made())
 			return false, nil

@@ -24,6 +24,7 @@ type Trial struct {
 	First   bool   // it begins in this Parcel
 	Reads   bool   // all of it is proved to read, or it is a BEGIN: it may be run twice
 	Standby bool   // it is on a server that nobody can write to
+	Instead []byte // it is run again: the ErrorResponse that the client gets for any other
 }
 
 // Cause is why a statement is to be run again.
@@ -47,6 +48,7 @@ type Failure struct {
 	Error    *wire.Error // as far as it was read; nil if the connection has ended without one
 	Sent     []byte      // the client's messages
 	Answer   []byte      // what the server has said, up to ReadyForQuery: for the client if it is not run again
+	At       int         // where in Answer the error begins
 	Answered int         // statements of the batch that came to their end before
 }
 
@@ -65,6 +67,7 @@ type trial struct {
 	reads, standby bool
 	begun          bool // a row, or more, has been answered
 	answered       int
+	instead        []byte
 	sent           []byte
 	held           []byte   // of the answer
 	failed         *Failure // ReadyForQuery is still to come
@@ -79,7 +82,7 @@ func (t *trial) send(p *Parcel, settled bool) {
 		t.on = false
 		return
 	case p.Trial.First:
-		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, sent: t.sent[:0], held: t.held}
+		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
 	}
 	if t.on = t.on && len(t.sent)+len(b) <= maxTrial; !t.on {
 		return
@@ -91,7 +94,7 @@ func (t *trial) send(p *Parcel, settled bool) {
 
 // over ends the trial: what comes now is relayed.
 func (t *trial) over() {
-	t.on = false
+	t.on, t.instead = false, nil
 	if cap(t.sent) > maxTrialIdle {
 		t.sent = nil
 	}
@@ -174,7 +177,7 @@ func (c *Conn) holdLocked(e *wire.Error, o Owed, h wire.Header, body []byte) boo
 	}
 	t.on = false
 	t.failed = &Failure{
-		Cause: cause, Error: e, Sent: t.sent, Answered: t.answered,
+		Cause: cause, Error: e, Sent: t.sent, Answered: t.answered, At: c.out.Len(),
 		Answer: append(wire.AppendHeader(bytes.Clone(c.out.Bytes()), h.Type, h.Body), body...),
 	}
 	t.sent = nil

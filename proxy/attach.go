@@ -37,6 +37,7 @@ func (s *Session) refresh() error {
 	}
 	s.count(s.system)
 	s.prover, s.path = nil, nil
+	s.catalog = s.srv.catalogOf(db.DBName)
 	if topo := s.srv.topo.Topology(db.Name); topo != nil && topo.Provers != nil {
 		s.prover = topo.Provers.Prover(db.DBName)
 	}
@@ -220,6 +221,7 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		}
 		if err == nil {
 			s.lease, s.leaseRole = c, ch.Role
+			s.alone = 0
 			if s.ddl.Load() != nil {
 				s.ddl.Store(nil) // its transaction is over
 			}

@@ -43,6 +43,9 @@ func (s *Session) calm(a *assembly) error {
 // is in hand.
 func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []byte) {
 	a.statement = plan
+	if len(plan.Vars) > 0 && plan.Vars[0].Local {
+		s.alone = s.srv.changes.Add(1)
+	}
 	e := plan.Effects
 	if e == 0 {
 		return
@@ -60,9 +63,8 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []b
 			s.ask(a, backend.AskSettings)
 		}
 	}
-	if e.Any(router.EffectDDL) && !e.Any(router.EffectTemp) && s.prover != nil {
-		s.prover.Changed(router.Nanotime(), false)
-		s.ddl.Store(s.prover)
+	if e.Any(router.EffectDDL) {
+		s.alters(e)
 	}
 	if e.Any(router.EffectGiveBack) && s.lease.Pinned(s)&backend.PinState != 0 {
 		s.ask(a, backend.AskObjects)
@@ -77,6 +79,7 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []b
 		followed = false
 	}
 	if !followed && e.Any(router.EffectSet|router.EffectDiscardAll) {
+		s.alone = s.srv.changes.Add(1)
 		s.ask(a, backend.AskSettings|backend.AskObjects)
 		a.names = append(a.names, plan.Settings...)
 		for _, n := range plan.SettingParams {

@@ -246,8 +246,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		// The server must fail as well, for the state of its transaction, and with
 		// whatever it finds wrong first: it is asked for a name that it has. Only
 		// that name is taken out of its answer.
-		taken := s.stmts[name]
-		s.prepare(a, taken, 0, false)
+		taken := s.prepare(a, s.stmts[name], 0, false)
 		e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
 		p := a.out.Made()
 		*p = wire.AppendParse(*p, taken.Name, m.Query, m.OIDs)
@@ -258,7 +257,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if e := s.mayName(); e != nil {
 		return s.refuseParse(a, e, h)
 	}
-	st := s.srv.registry.get(m.Query, m.OIDs, func() *router.Plan { return plan.Draft() })
+	st := s.srv.registry.get(m.Query, m.OIDs, s.editionOf(m.Query), func() *router.Plan { return plan.Draft() })
 	if st == nil {
 		return s.refuseParse(a, errStatementMemory, h)
 	}
@@ -266,23 +265,28 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	return h.Size(), false, nil
 }
 
-// prepare makes sure that the lease's server has the statement. change is the
-// number of the client's Parse; 0 where it has sent none.
+// prepare makes sure that the lease's server has the statement, and returns the
+// one that it has. change is the number of the client's Parse; 0 where it has sent
+// none.
 //
 // last says that the client's Parse is the last message in hand. The server is to
 // see it then: with it begins its transaction, and the time of statement_timeout.
-func (s *Session) prepare(a *assembly, st *statement, change uint64, last bool) {
+func (s *Session) prepare(a *assembly, st *statement, change uint64, last bool) *statement {
 	before := len(a.owed)
 	p := a.out.Made()
 	if st.Own {
 		a.owed, *p = s.lease.PrepareOwn(&st.Statement, s, true, a.owed, *p)
 		s.forged = s.forged && len(a.owed) == before
-		return
+		return st
+	}
+	if change == 0 {
+		st = s.twin(st)
 	}
 	a.owed, *p = s.lease.Prepare(&st.Statement, s, change, change != 0 && (last || !s.srv.registry.isProved(st, s.proof())), a.owed, *p)
 	if n := len(a.owed); n > before {
 		s.forged = a.owed[n-1].Kind == backend.Forge
 	}
+	return st
 }
 
 // parseUnnamed relays a Parse of the unnamed statement and keeps a copy of it.
@@ -379,8 +383,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if plan != nil && plan.Proxy != nil {
 		stand := ""
 		if st != nil && len(name) > 0 {
-			stand = st.Name
-			s.prepare(a, st, 0, false)
+			stand = s.prepare(a, st, 0, false).Name
 		} else {
 			s.reparse(a, name)
 		}
@@ -422,7 +425,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		}
 		return s.rebind(a, portal, noStatement, n, h)
 	}
-	s.prepare(a, st, 0, false)
+	st = s.prepare(a, st, 0, false)
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
 	s.forged = false
 	return s.rebind(a, portal, st.Name, n, h)
@@ -492,8 +495,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 		if kind == 'S' {
 			if st := s.stmts[string(name)]; st != nil {
 				s.expose(a, st.runs())
-				s.prepare(a, st, 0, false)
-				s.describe(a, string(name), st)
+				s.describe(a, string(name), s.prepare(a, st, 0, false))
 				return h.Size(), false, nil
 			}
 			s.reparse(a, name)

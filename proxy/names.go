@@ -79,7 +79,7 @@ func (s *Session) parseAlone(q []byte, h wire.Header, m wire.ParseMessage) (n in
 	if sh, err := wire.ReadHeader(sync, s.maxPacket()); err != nil || sh.Body != 0 {
 		return 0, nil // sync says what is wrong with it
 	}
-	st := s.srv.registry.proved(m.Query, m.OIDs, s.proof())
+	st := s.srv.registry.proved(m.Query, m.OIDs, s.editionOf(m.Query), s.proof())
 	if st == nil {
 		return 0, nil
 	}

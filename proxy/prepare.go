@@ -60,7 +60,7 @@ func (s *Session) own(name string, st *statement) *statement {
 	if st.Own {
 		return st
 	}
-	d := s.srv.registry.getOwn(name, st.Query, st.OIDs, false, st.plan)
+	d := s.srv.registry.getOwn(name, st.Query, st.OIDs, st.edition, false, st.plan)
 	s.srv.registry.put(d) // it is remembered for a while, which is all that is needed
 	return d
 }
@@ -192,7 +192,7 @@ func (s *Session) newOwn(name string, text []byte, plan *router.Plan) (*statemen
 	if e := s.mayName(); e != nil {
 		return nil, e
 	}
-	if st := s.srv.registry.getOwn(name, text, nil, true, plan); st != nil {
+	if st := s.srv.registry.getOwn(name, text, nil, s.editionOf(text), true, plan); st != nil {
 		return st, nil
 	}
 	return nil, errStatementMemory

@@ -12,7 +12,7 @@ var noPlan = &router.Plan{}
 
 // use takes a statement and gives it back.
 func (r *registry) use(text string) *statement {
-	st := r.get([]byte(text), nil, func() *router.Plan { return noPlan })
+	st := r.get([]byte(text), nil, edition{}, func() *router.Plan { return noPlan })
 	r.put(st)
 	return st
 }
@@ -46,7 +46,7 @@ func TestRegistryBounds(t *testing.T) {
 		r := newRegistry()
 		pad := strings.Repeat("x", v.size)
 		text := func(i int) string { s := fmt.Sprint(i); return s + pad[len(s):] }
-		kept := r.get([]byte("in use"), nil, func() *router.Plan { return noPlan })
+		kept := r.get([]byte("in use"), nil, edition{}, func() *router.Plan { return noPlan })
 		n := 2*v.want + 50
 		for i := range n {
 			r.use(text(i))
@@ -86,7 +86,7 @@ func TestRegistryProofs(t *testing.T) {
 		if got := r.isProved(st, v.proof); got != v.want {
 			t.Errorf("%q: %v", v.proof, got)
 		}
-		if got := r.proved([]byte("SELECT 1"), nil, v.proof); (got != nil) != v.want {
+		if got := r.proved([]byte("SELECT 1"), nil, edition{}, v.proof); (got != nil) != v.want {
 			t.Errorf("%q: %v", v.proof, got)
 		} else if got != nil {
 			r.put(got)

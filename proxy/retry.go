@@ -68,7 +68,7 @@ func (s *Session) trial(a *assembly, p []byte) {
 	again := u.reads && (s.elsewhere() || u.noted != nil && begins(u.noted))
 	if u.keep && (u.stale || standby || again) {
 		s.tried = u.batch
-		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby}
+		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby, Instead: s.detour.instead}
 	}
 	u.first = false
 }
@@ -121,6 +121,7 @@ func (s *Session) quiet() error {
 type detour struct {
 	primary bool
 	avoid   string // not to the server of this address, if there is another
+	instead []byte // the error that the client gets for any other
 	runs    int
 }
 
@@ -174,6 +175,12 @@ func (s *Session) rerun() error {
 	}
 	s.detour.runs = runs
 	switch f.Cause {
+	case backend.CauseStale:
+		// A driver knows by this error that it must prepare anew: it has asked for
+		// columns that are no more.
+		if f.Error.Code == wire.CodeFeatureNotSupported {
+			s.detour.instead = f.Answer[f.At:]
+		}
 	case backend.CauseRefused:
 		s.detour.primary = true
 	case backend.CauseConflict, backend.CauseDied:

@@ -88,6 +88,7 @@ type Server struct {
 	interned interned  // settings of logins
 	ctx      context.Context
 	stop     context.CancelFunc
+	catalogs sync.Map       // of *atomic.Uint64 by dbname, see catalogOf
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper
 
 	console atomic.Pointer[Console]

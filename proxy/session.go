@@ -85,6 +85,10 @@ type Session struct {
 	unit          unit                      // the statement that is being sent
 	tried         uint64                    // the batch of the last one that may be run again
 	detour        detour                    // where it must go, or must not, when it is run again
+	catalog       *atomic.Uint64            // of the database, see Server.catalogOf
+	alone         uint64                    // not 0: what it prepares on this lease is nobody else's, see edition
+	analysed      string                    // of analysedFor, see edition
+	analysedFor   *backend.Settings
 	waiter        pool.Waiter
 	loginEncoding string // client_encoding of a fresh login
 	listensThere  bool   // a lease was made to listen itself, and was pinned
@@ -117,10 +121,10 @@ type Session struct {
 	lastSeen   atomic.Int64 // when the client last sent something, Nanotime
 	noticed    atomic.Int64 // lastSeen of the wait that the client was told of
 	prepared   atomic.Int64
-	ddl        atomic.Pointer[router.Prover] // to be told when the open transaction has ended; nil: it changes no catalog
-	replica    atomic.Pointer[replication]   // nil for ordinary clients
-	ears       atomic.Pointer[ears]          // nil before the first LISTEN
-	wrote      atomic.Bool                   // with ears: since they last heard of all that was committed
+	ddl        atomic.Pointer[altered]     // to be told when the open transaction has ended; nil: it changes no catalog
+	replica    atomic.Pointer[replication] // nil for ordinary clients
+	ears       atomic.Pointer[ears]        // nil before the first LISTEN
+	wrote      atomic.Bool                 // with ears: since they last heard of all that was committed
 }
 
 // unnamedStatement is the client's unnamed prepared statement, kept so that it

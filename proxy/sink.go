@@ -76,8 +76,8 @@ func (s *Session) Answered(at int64, wrote bool) {
 	if !wrote {
 		return
 	}
-	if pr := s.ddl.Load(); pr != nil {
-		pr.Changed(at, true)
+	if d := s.ddl.Load(); d != nil {
+		d.changed(at, true)
 	}
 	if s.ears.Load() != nil {
 		s.wrote.Store(true)
@@ -98,8 +98,8 @@ func (s *Session) Lost(err error, fatal bool) {
 	if fatal {
 		e = nil // the server's own words have been relayed
 	}
-	if pr := s.ddl.Load(); pr != nil {
-		pr.Changed(router.Nanotime(), true) // it may have come to its end
+	if d := s.ddl.Load(); d != nil {
+		d.changed(router.Nanotime(), true) // it may have come to its end
 	}
 	s.end(&lostServer{err: err, tell: e})
 }

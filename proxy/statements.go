@@ -22,8 +22,9 @@ const (
 // statement is a named prepared statement that any number of clients have.
 type statement struct {
 	backend.Statement
-	plan *router.Plan // by the text alone: clients of all databases share it
-	key  string       // text, NUL, parameter types
+	plan    *router.Plan // by the text alone: clients of all databases share it
+	edition edition
+	key     string // text, NUL, parameter types, edition
 
 	// Guarded by registry.mu.
 	refs   int                   // clients' names for it
@@ -44,8 +45,8 @@ type proofSum struct {
 // maxProofs bounds the proofs of one statement.
 const maxProofs = 64
 
-// registry knows every statement by its text and parameter types, so that
-// clients that prepare the same share it on the servers.
+// registry knows every statement by its text, parameter types and edition, so
+// that clients that prepare the same share it on the servers.
 type registry struct {
 	seed maphash.Seed // set at construction
 
@@ -105,11 +106,16 @@ func newRegistry() *registry {
 	return &registry{seed: maphash.MakeSeed(), byKey: make(map[string]*statement)}
 }
 
+// appendKey appends what a statement is found by.
+func appendKey(dst, query, oids []byte, e edition) []byte {
+	return e.append(append(append(append(dst, query...), 0), oids...))
+}
+
 // get returns the statement for a text, counting one more name for it; nil if it
 // is new and there is no room. plan is called for a new one. The bytes are copied.
-func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement {
+func (r *registry) get(query, oids []byte, e edition, plan func() *router.Plan) *statement {
 	var b [512]byte
-	k := append(append(append(b[:0], query...), 0), oids...)
+	k := appendKey(b[:0], query, oids, e)
 	r.mu.Lock()
 	if st := r.byKey[string(k)]; st != nil {
 		r.takeLocked(st)
@@ -128,12 +134,13 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 		return nil
 	}
 	r.next++
-	st := &statement{key: string(k), plan: p, refs: 1}
+	st := &statement{key: string(k), plan: p, edition: e, refs: 1}
 	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
+	types := len(query) + 1
 	st.Statement = backend.Statement{
 		Name:  string(ownPrefix) + strconv.FormatUint(r.next, 10),
 		Query: text[:len(query):len(query)],
-		OIDs:  text[len(query)+1:],
+		OIDs:  text[types : types+len(oids) : types+len(oids)],
 	}
 	r.addLocked(st)
 	return st
@@ -142,11 +149,10 @@ func (r *registry) get(query, oids []byte, plan func() *router.Plan) *statement 
 // getOwn is get for a statement under a client's name: one that SQL's PREPARE has
 // made, whose text query is, or the double of one of the protocol, with its
 // parameter types. nil says that there is no room for a new one of the first kind.
-func (r *registry) getOwn(name string, query, oids []byte, sql bool, plan *router.Plan) *statement {
+func (r *registry) getOwn(name string, query, oids []byte, e edition, sql bool, plan *router.Plan) *statement {
 	k := make([]byte, 0, len(name)+len(query)+len(oids)+4)
 	k = append(k, 0, byte(len(oids))) // no text begins with a zero byte
-	k = append(append(k, name...), 0)
-	k = append(append(append(k, query...), 0), oids...)
+	k = appendKey(append(append(k, name...), 0), query, oids, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if st := r.byKey[string(k)]; st != nil {
@@ -156,11 +162,13 @@ func (r *registry) getOwn(name string, query, oids []byte, sql bool, plan *route
 	if sql && !r.roomLocked(len(k)) {
 		return nil
 	}
-	st := &statement{key: string(k), plan: plan, refs: 1}
+	st := &statement{key: string(k), plan: plan, edition: e, refs: 1}
 	text := unsafe.Slice(unsafe.StringData(st.key), len(st.key)) // never written to
 	at := 2 + len(name) + 1
+	types := at + len(query) + 1
 	st.Statement = backend.Statement{
-		Name: name, Query: text[at : at+len(query) : at+len(query)], OIDs: text[at+len(query)+1:], Own: true, SQL: sql,
+		Name: name, Query: text[at : at+len(query) : at+len(query)], OIDs: text[types : types+len(oids) : types+len(oids)],
+		Own: true, SQL: sql,
 	}
 	r.addLocked(st)
 	return st
@@ -188,7 +196,7 @@ func (r *registry) put(st *statement) {
 	if st.refs--; st.refs > 0 {
 		return
 	}
-	if len(st.key) > maxUnusedText {
+	if len(st.key) > maxUnusedText || st.edition.own != 0 && !st.Own {
 		r.dropLocked(st)
 		return
 	}
@@ -235,9 +243,9 @@ func (r *registry) isProved(st *statement, p proof) bool {
 
 // proved returns the statement for a text if a server has accepted it before,
 // counting one more name for it; nil if none has.
-func (r *registry) proved(query, oids []byte, p proof) *statement {
+func (r *registry) proved(query, oids []byte, e edition, p proof) *statement {
 	var b [512]byte
-	k := append(append(append(b[:0], query...), 0), oids...)
+	k := appendKey(b[:0], query, oids, e)
 	sum := r.sum(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()

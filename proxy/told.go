@@ -78,7 +78,7 @@ func (s *Session) asTold(p []byte) (same, done bool, err error) {
 	n := len(a.owed)
 	for i, name := range names {
 		st := s.stmts[name]
-		s.prepare(a, st, 0, false)
+		st = s.prepare(a, st, 0, false)
 		*a.out.Made() = wire.AppendTarget(*a.out.Made(), wire.Describe, 'S', st.Name)
 		a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Do: backend.Swallow, Sink: s, Stmt: &st.Statement, Told: &now[i]})
 	}
