@@ -19,6 +19,11 @@ import (
 // errCanceled is why a wait ends whose client has asked for it.
 var errCanceled = wire.Errorf(wire.CodeQueryCanceled, "canceling statement due to user request")
 
+// errNoDatabase is what the clients of a database hear that is no more.
+func errNoDatabase(name string) error {
+	return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", name).WithHint("It was taken out of the configuration.")
+}
+
 // refresh takes over the configuration in force, once for each transaction.
 func (s *Session) refresh() error {
 	st := s.srv.current.Load()
@@ -27,8 +32,7 @@ func (s *Session) refresh() error {
 	}
 	db, ok := st.Config.Database(s.database)
 	if !ok {
-		return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database).
-			WithHint("It was taken out of the configuration.")
+		return errNoDatabase(s.database)
 	}
 	s.cfg, s.db, s.pools = st.Config, db, nil
 	s.mode = db.PoolMode

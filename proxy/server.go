@@ -143,11 +143,18 @@ func New(st *Settings, opt Options) *Server {
 func (s *Server) SetConsole(c Console) { s.console.Store(&c) }
 
 // Apply takes over a new configuration. Transactions that are under way end with
-// the old one.
+// the old one. Idle clients of databases that are no more are cut.
 func (s *Server) Apply(st *Settings) {
 	s.current.Store(st)
 	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.welcomes.clear()
+	for _, ses := range s.list() {
+		if ses.welcomed.Load() && !ses.busy() {
+			if _, ok := st.Config.Database(ses.database); !ok {
+				ses.end(errNoDatabase(ses.database))
+			}
+		}
+	}
 }
 
 // Settings returns the configuration in force.

@@ -370,6 +370,13 @@ var checklist = []behaviour{
 		b.say("RELOAD")
 		return append(out, b.in("app", "more"))
 	}, want: "refused; in; refused"},
+	{name: "RELOAD removes a database that has clients", databases: "more = host=%HOST% port=%PORT% dbname=app", run: func(b *bouncer) []string {
+		c, other := b.login("app", "more"), b.login("app", "app")
+		ask(c, "SELECT 1")
+		b.ini(&behaviour{})
+		b.say("RELOAD")
+		return []string{before(answer(c), ":"), ask(other, "SELECT 2")}
+	}, want: "closed; 2"},
 	{name: "RELOAD adds and removes a user", databases: forced, run: func(b *bouncer) []string {
 		list := "\"admin\" \"admin secret\"\n\"app\" \"app secret\"\n"
 		out := []string{b.in("more", "forced")}
