@@ -19,8 +19,8 @@ import (
 // errCanceled is why a wait ends whose client has asked for it.
 var errCanceled = wire.Errorf(wire.CodeQueryCanceled, "canceling statement due to user request")
 
-// errNoDatabase is what the clients of a database hear that is no more.
-func errNoDatabase(name string) error {
+// errDatabaseGone is what the clients of a database hear that is no more.
+func errDatabaseGone(name string) error {
 	return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", name).WithHint("It was taken out of the configuration.")
 }
 
@@ -32,7 +32,7 @@ func (s *Session) refresh() error {
 	}
 	db, ok := st.Config.Database(s.database)
 	if !ok {
-		return errNoDatabase(s.database)
+		return errDatabaseGone(s.database)
 	}
 	s.cfg, s.db, s.pools = st.Config, db, nil
 	s.mode = db.PoolMode
