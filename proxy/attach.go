@@ -19,11 +19,6 @@ import (
 // errCanceled is why a wait ends whose client has asked for it.
 var errCanceled = wire.Errorf(wire.CodeQueryCanceled, "canceling statement due to user request")
 
-// errDatabaseGone is what the clients of a database hear that is no more.
-func errDatabaseGone(name string) error {
-	return wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", name).WithHint("It was taken out of the configuration.")
-}
-
 // refresh takes over the configuration in force, once for each transaction.
 func (s *Session) refresh() error {
 	st := s.srv.current.Load()
@@ -32,7 +27,7 @@ func (s *Session) refresh() error {
 	}
 	db, ok := st.Config.Database(s.database)
 	if !ok {
-		return errDatabaseGone(s.database)
+		return errNoDatabase(s.database)
 	}
 	s.cfg, s.db, s.pools = st.Config, db, nil
 	s.mode = db.PoolMode

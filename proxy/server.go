@@ -151,7 +151,7 @@ func (s *Server) Apply(st *Settings) {
 	for _, ses := range s.list() {
 		if ses.welcomed.Load() && !ses.busy() {
 			if _, ok := st.Config.Database(ses.database); !ok {
-				ses.end(errDatabaseGone(ses.database))
+				ses.end(errNoDatabase(ses.database))
 			}
 		}
 	}
