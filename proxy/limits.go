@@ -74,6 +74,14 @@ func (s *Session) inspect(cfg *config.Config) {
 	}
 }
 
+// inspectLogin looks after a session that has not logged in. What it waits for
+// from its client has a deadline of its own; a server may be waited for as well.
+func (s *Session) inspectLogin(p *config.Proxy) {
+	if p.ClientLoginTimeout > 0 && s.queued() && time.Since(s.since) > p.ClientLoginTimeout {
+		s.end(timeoutError("client_login_timeout (server down)"))
+	}
+}
+
 // timeoutError is what a client hears of a timeout.
 func timeoutError(text string) error { return wire.Fatalf(wire.CodeProtocolViolation, "%s", text) }
 

@@ -151,3 +151,18 @@ func TestClientCaps(t *testing.T) {
 		return e == ""
 	})
 }
+
+// TestLoginTimeoutWithoutServer: the login ends as well while it waits for a
+// server that does not answer.
+func TestLoginTimeoutWithoutServer(t *testing.T) {
+	s := pgtest.NewFakeServer(t, (*pgtest.FakeConn).Drain)
+	h := newHarness(t, harnessOptions{
+		Servers: []string{s.Addr()}, Proxy: trust + "client_login_timeout = \"1s\"\nserver_connect_timeout = \"1m\"\n",
+	})
+	a := pgtest.DialRaw(t, h.Addr)
+	a.Startup("user", testUser, "database", "app")
+	msgs := a.ExpectEOF()
+	if e := msgs[len(msgs)-1].Err(); e == nil || e.Code != "08P01" || e.Message != "client_login_timeout (server down)" {
+		t.Errorf("got %s", pgtest.Trace(msgs))
+	}
+}

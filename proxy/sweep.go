@@ -27,6 +27,8 @@ func (s *Server) sweep() {
 		for _, ses := range s.list() {
 			if ses.welcomed.Load() {
 				ses.inspect(cfg)
+			} else {
+				ses.inspectLogin(&cfg.Proxy)
 			}
 		}
 	}
