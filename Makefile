@@ -7,6 +7,12 @@ DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 COMPAT_FLAGS ?=
 
+# PG=17 or 18 runs the tests against that version, fetched into .tools.
+PG ?=
+ifneq ($(filter 17 18,$(PG)),)
+export PGPROXY_PG_BIN := $(CURDIR)/.tools/pg$(PG)/bin
+endif
+
 GOLANGCI_VERSION := v2.15.0
 EXPORTER_VERSION := v0.12.1
 GOVULNCHECK_VERSION := v1.9.0
@@ -23,6 +29,7 @@ help: ## list the targets
 .PHONY: deps
 deps: ## install what is missing (gcc, PostgreSQL 15; apt-get, as root)
 	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: see go.dev/doc/install" >&2; exit 1; }
+	@$(if $(filter 17 18,$(PG)),.ci/postgres $(PG))
 	@.ci/install base
 
 .PHONY: build
@@ -62,6 +69,10 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 		done; \
 	done
+
+.PHONY: faults
+faults: deps ## ledgers under switchovers and crashes, and every fault for 20 s (PG=15, 17 or 18)
+	PGPROXY_FAULTS=1 $(GO) test -count=1 -timeout 60m -v -run 'Ledger|Fault' $(TEST_FLAGS) ./cmd/pgproxy
 
 .PHONY: drivers
 drivers: deps ## the programs that use client drivers through pgproxy

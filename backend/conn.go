@@ -48,7 +48,7 @@ type Sink interface {
 	Signalled(signal Signal, pid uint32, superuser bool)
 	// Lost is told, once, that the server connection has died, or was closed, while
 	// lent to this client; no reply begins after it. fatal is set when the server's
-	// own FATAL error has been relayed.
+	// own FATAL error has been relayed; err is a *LostError.
 	Lost(err error, fatal bool)
 }
 
@@ -142,9 +142,11 @@ type Conn struct {
 	read      *Settings
 	statement fmt.Stringer      // the last statement of a client
 	wrote     bool              // this lease ran what is not proved a read
+	ends      bool              // something was sent, and is not all answered, that may end a transaction block
 	lost      error             // set once: the connection has died
 	last      error             // what the server has said in a FATAL error; nil if nothing
 	fatal     bool              // the holder has been told that
+	early     bool              // the server's last words were there before what was sent last
 	stray     bool              // it was severed while the server was at work
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
@@ -248,7 +250,7 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 	if c.user != s {
 		c.user, c.before = s, c.released.Load()
 	}
-	c.holder, c.sending, c.wrote = s, true, false
+	c.holder, c.sending, c.wrote, c.ends = s, true, false, false
 	c.requested, c.fresh = now, true
 	c.forsaken, c.failed, c.dropped = nil, nil, false
 	return nil
@@ -265,6 +267,10 @@ func (c *Conn) Hold(s Sink) bool {
 	if c.holder != s || c.lost != nil || c.try.failed != nil {
 		return false
 	}
+	if c.last != nil && c.doneLocked() {
+		c.holder = nil // it is on its way out
+		return false
+	}
 	c.try.on = c.try.on && c.batch
 	c.sending = true
 	return true
@@ -277,6 +283,7 @@ type Parcel struct {
 	More          bool   // the last message is not complete yet
 	Open          bool   // extended-protocol messages have been sent whose Sync has not
 	Wrote         bool   // something in it is not proved a read
+	Ends          bool   // something in it may end a transaction block
 	Dirty         bool   // something in it may leave in the session what nobody knows
 	Trial         Trial
 	Pin           Pin // why the connection must stay with the client from here on; nothing of PinState
@@ -323,6 +330,7 @@ func (c *Conn) Send(p *Parcel) error {
 	c.batch = p.Open
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
+	c.ends = c.ends || p.Ends
 	c.dirty = c.dirty || p.Dirty
 	c.pin.why |= p.Pin
 	if p.Ask != 0 {
@@ -400,6 +408,12 @@ func (c *Conn) detachLocked(now int64) whereTo {
 func (c *Conn) atRestLocked() bool {
 	return c.holder != nil && c.lost == nil && c.last == nil && !c.sending && !c.batch &&
 		!c.owingLocked() && c.pin.why&^(askable|PinSetting) == 0 && c.status == wire.TxIdle && c.q.settled()
+}
+
+// doneLocked reports whether the connection would come free by itself, or would
+// have if the server had not ended it: its end is nothing to the holder.
+func (c *Conn) doneLocked() bool {
+	return !c.sending && !c.batch && c.pin.why == 0 && c.ask == 0 && c.status == wire.TxIdle && c.q.settled()
 }
 
 // freeLocked says what is to become of a connection that nobody holds.
@@ -517,7 +531,7 @@ func (c *Conn) Close() {
 	if c.lost == nil {
 		c.lost = net.ErrClosed
 	}
-	holder, fatal := c.holder, c.fatal
+	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(net.ErrClosed)
 	c.holder = nil
 	c.loseLocked()
 	c.mu.Unlock()
@@ -525,7 +539,7 @@ func (c *Conn) Close() {
 	// Lost goes first: closing waits for our goroutine, which may be writing to a
 	// client that does not read.
 	if holder != nil {
-		holder.Lost(net.ErrClosed, fatal)
+		holder.Lost(lost, fatal)
 	}
 	_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	if c.writing.TryLock() {

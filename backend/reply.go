@@ -326,8 +326,10 @@ func (c *Conn) retag(h wire.Header, body []byte, s *scan) (forward bool, err err
 // message: the client hears it whatever is owed.
 func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	c.last = e
+	// Who has said goodbye reads nothing any more: what came later is not executed.
+	c.early = c.try.on && c.io.HeardFirst()
 	sink := c.holder
-	if sink == nil || c.fresh || c.survivesLocked() {
+	if sink == nil || c.fresh || c.doneLocked() || c.survivesLocked() {
 		return false
 	}
 	c.fatal = true
@@ -499,6 +501,9 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 		}
 	}
 	c.started = s.now
+	if c.q.empty() {
+		c.ends = false
+	}
 	if c.status == wire.TxIdle {
 		c.xact = 0
 		if !c.q.empty() {
@@ -542,20 +547,20 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.lost = err
-	holder, fatal := c.holder, c.fatal
+	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(err)
 	if f := c.diedLocked(); f != nil {
 		holder.Failed(f)
 		holder = nil
 	}
-	if c.fresh {
-		holder = nil // it hears of it from Send
+	if c.fresh || c.last != nil && c.doneLocked() {
+		holder = nil // it hears of it from Send, or has all that it wanted
 	}
 	c.holder = nil
 	c.loseLocked()
 	c.mu.Unlock()
 	_ = c.io.Close()
 	if holder != nil {
-		holder.Lost(err, fatal)
+		holder.Lost(lost, fatal)
 	}
 	c.owner.Discard(c, err)
 }

@@ -17,7 +17,7 @@ func (c *Conn) Sever(err error) {
 	}
 	c.stray = c.workingLocked()
 	c.lost = err
-	holder, fatal := c.holder, c.fatal
+	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(err)
 	if f := c.diedLocked(); f != nil {
 		holder.Failed(f)
 		holder = nil
@@ -33,7 +33,7 @@ func (c *Conn) Sever(err error) {
 		_ = w.CloseWrite()
 	}
 	if holder != nil {
-		holder.Lost(err, fatal)
+		holder.Lost(lost, fatal)
 	}
 }
 

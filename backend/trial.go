@@ -190,7 +190,7 @@ func (c *Conn) holdLocked(e *wire.Error, o Owed, h wire.Header, body []byte) boo
 // connection ends.
 func (c *Conn) survivesLocked() bool {
 	t := &c.try
-	return t.on && t.reads && !t.more && !c.batch && c.holder != nil && !c.q.empty()
+	return t.on && (t.reads || c.early) && !t.more && !c.batch && c.holder != nil && !c.q.empty()
 }
 
 // diedLocked returns what is to be run again because the connection has ended;

@@ -407,11 +407,7 @@ func (n *Node) clone(ctx context.Context, from *Node) error {
 	if err := os.RemoveAll(n.Dir); err != nil {
 		return err
 	}
-	c := n.cluster
-	err := runProgram(ctx, c.account, c.Dir, []string{"PGPASSWORD=" + c.Password},
-		filepath.Join(c.BinDir, "pg_basebackup"), "-D", n.Dir, "-h", from.Host, "-p", strconv.Itoa(from.Port),
-		"-U", c.Superuser, "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "--no-password")
-	if err != nil {
+	if err := n.baseBackup(ctx, from); err != nil {
 		return err
 	}
 	// What ALTER SYSTEM set on the other node is that node's own.
@@ -423,4 +419,46 @@ func (n *Node) clone(ctx context.Context, from *Node) error {
 		return err
 	}
 	return n.writeConfig()
+}
+
+// baseBackup copies a running node's data: with pg_basebackup or, where the server
+// programs come without it, file by file between pg_backup_start and
+// pg_backup_stop, see "Making a Base Backup Using the Low Level API" in
+// PostgreSQL's manual. The WAL that makes the copy whole is then streamed.
+func (n *Node) baseBackup(ctx context.Context, from *Node) error {
+	c := n.cluster
+	program := filepath.Join(c.BinDir, "pg_basebackup")
+	if _, err := os.Stat(program); err == nil {
+		return runProgram(ctx, c.account, c.Dir, []string{"PGPASSWORD=" + c.Password},
+			program, "-D", n.Dir, "-h", from.Host, "-p", strconv.Itoa(from.Port),
+			"-U", c.Superuser, "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "--no-password")
+	}
+	conn, err := from.connect(ctx, "postgres") // the backup lasts as long as the session
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	if _, err := query(ctx, from.Name, conn, "SELECT pg_backup_start('clone', true)"); err != nil {
+		return err
+	}
+	// Files may vanish while they are copied.
+	const copyAll = `mkdir -m 700 "$2" && cd "$1" && tar -cf - --warning=no-file-changed --warning=no-file-removed --ignore-failed-read ` +
+		`--exclude=./postmaster.pid --exclude=./postmaster.opts --exclude='./pg_wal/*' --exclude='./pg_replslot/*' . | tar -xf - -C "$2"`
+	if err := runProgram(ctx, c.account, c.Dir, nil, "sh", "-c", copyAll, "sh", from.Dir, n.Dir); err != nil {
+		return err
+	}
+	rows, err := query(ctx, from.Name, conn, "SELECT labelfile FROM pg_backup_stop(false)")
+	if err != nil {
+		return err
+	}
+	for _, sub := range []string{"pg_wal/archive_status", "pg_wal/summaries"} {
+		if err := runProgram(ctx, c.account, c.Dir, nil, "mkdir", "-p", "-m", "700", filepath.Join(n.Dir, sub)); err != nil {
+			return err
+		}
+	}
+	label := filepath.Join(n.Dir, "backup_label")
+	if err := os.WriteFile(label, []byte(rows[0][0]), 0o600); err != nil {
+		return err
+	}
+	return c.account.own(label)
 }

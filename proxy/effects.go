@@ -53,6 +53,9 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []b
 	if e.Any(router.EffectWrite | router.EffectDDL | router.EffectCopy | router.EffectOther | router.EffectMulti) {
 		a.wrote = true
 	}
+	if e.Any(router.EffectEnd | router.EffectMulti | router.EffectOther) {
+		a.ends = true
+	}
 	if e.Any(router.EffectOther) {
 		a.dirty = true
 		switch {

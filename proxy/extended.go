@@ -337,7 +337,7 @@ func (s *Session) longParse(a *assembly, q []byte, h wire.Header) (int, bool, er
 	if e := s.pin(a, backend.PinStatement, text); e != nil {
 		return s.refuse(a, e, h)
 	}
-	a.wrote = true
+	a.wrote, a.ends = true, true
 	s.unit.keep = false
 	s.push(a, backend.Parse)
 	return s.stream(h)
@@ -400,7 +400,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	s.unit.bind(run, len(name) == 0)
 	s.bound(portal)
 	if run == nil {
-		a.wrote = true // what SQL's PREPARE has made where it could not be followed
+		a.wrote, a.ends = true, true // what SQL's PREPARE has made where it could not be followed
 	} else if run.Listens != nil && s.shares(run) {
 		if err := s.bindListen(portal, run.Listens[0]); err != nil {
 			return 0, false, err

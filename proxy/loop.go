@@ -19,6 +19,7 @@ type assembly struct {
 	out       netio.Gather
 	holding   bool // s.lease is kept: something must be sent, if only nothing
 	wrote     bool
+	ends      bool
 	dirty     bool
 	pin       backend.Pin
 	ask       backend.Ask
@@ -42,7 +43,7 @@ func (a *assembly) reset() {
 		a.owed = nil
 	}
 	a.out.Reset()
-	a.holding, a.wrote, a.dirty, a.pin, a.parses, a.binds = false, false, false, 0, 0, 0
+	a.holding, a.wrote, a.ends, a.dirty, a.pin, a.parses, a.binds = false, false, false, false, 0, 0, 0
 	a.ask, a.names, a.statement = 0, nil, nil
 	a.trial = backend.Trial{}
 	a.memoText, a.memo, a.now, a.explains = nil, nil, 0, false
@@ -151,7 +152,7 @@ func (s *Session) flush(a *assembly) error {
 		return nil
 	}
 	p := backend.Parcel{
-		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Pin: a.pin,
+		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Ends: a.ends, Pin: a.pin,
 		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses, Ask: a.ask, Names: a.names,
 	}
 	if a.statement != nil {

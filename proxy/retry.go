@@ -61,21 +61,18 @@ func (u *unit) bind(plan *router.Plan, unnamed bool) {
 }
 
 // trial says whether what is about to be sent, the client's bytes p, may have to
-// be run again.
+// be run again. Where there is more than one server anything may: a read because its
+// server dies, the rest because the server was gone already.
 func (s *Session) trial(a *assembly, p []byte) {
 	u := &s.unit
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
-	again := u.reads && (s.elsewhere() || u.noted != nil && begins(u.noted))
+	again := s.db.Several() || u.reads && u.noted != nil && begins(u.noted)
 	if u.keep && (u.stale || standby || again) {
 		s.tried = u.batch
 		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby, Instead: s.detour.instead}
 	}
 	u.first = false
 }
-
-// elsewhere reports whether the database has more than one server, so that a read
-// whose server dies may find another.
-func (s *Session) elsewhere() bool { return len(s.db.Servers) > 1 || len(s.db.Patroni) > 0 }
 
 // Failing notes that a trial has failed.
 func (s *Session) Failing() { s.failing.Store(true) }

@@ -94,7 +94,10 @@ func (s *Session) Lost(err error, fatal bool) {
 	if errors.Is(err, backend.ErrFenced) {
 		e.Message = "connection to the server was closed: it is not the primary any more"
 	}
-	e.Detail = "The transaction or statement that was under way has ended with an unknown result."
+	var lost *backend.LostError
+	if errors.As(err, &lost) {
+		e.Detail = fates[lost.Fate]
+	}
 	if fatal {
 		e = nil // the server's own words have been relayed
 	}
@@ -102,6 +105,13 @@ func (s *Session) Lost(err error, fatal bool) {
 		d.changed(router.Nanotime(), true) // it may have come to its end
 	}
 	s.end(&lostServer{err: err, tell: e})
+}
+
+// fates is what a client is told of its work on a server connection that has died.
+var fates = map[backend.Fate]string{
+	backend.FateRolledBack: "The transaction was rolled back: it had not been committed.",
+	backend.FateCommit:     "The end of a transaction was in flight: whether it was committed is not known.",
+	backend.FateInFlight:   "A statement was in flight: whether it took effect is not known.",
 }
 
 // lostServer is why a session ends whose server connection has died.

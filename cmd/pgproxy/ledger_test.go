@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -83,7 +82,7 @@ const fastChecks = "server_check_interval = \"200ms\"\nlsn_interval = \"100ms\"\
 
 func newLedger(t *testing.T, opt ledgerOptions) *ledger {
 	t.Helper()
-	c := pgtest.Start(t, pgtest.Options{Replicas: 2, Version: os.Getenv("PG"), Settings: map[string]string{
+	c := pgtest.Start(t, pgtest.Options{Replicas: 2, Settings: map[string]string{
 		"synchronous_standby_names": "ANY 1 (primary, replica1, replica2)",
 	}})
 	for _, role := range []string{appUser, adminUser, "monitor"} {
@@ -215,6 +214,9 @@ func statement(ctx context.Context, conn *pgconn.PgConn, extended bool, sql stri
 		return r.Rows, r.CommandTag.String(), r.Err
 	}
 	rs, err := conn.Exec(ctx, sql).ReadAll()
+	if len(rs) > 0 && rs[0].Err != nil {
+		err = rs[0].Err // pgconn's own comes after it
+	}
 	if err != nil || len(rs) == 0 {
 		return nil, "", err
 	}
@@ -246,9 +248,8 @@ func (l *ledger) write(number int) {
 		l.mu.Unlock()
 		if err != nil {
 			l.complain(complaint{err, began, time.Now(), false})
-			if !conn.IsClosed() && conn.TxStatus() != 'I' {
-				_, _, _ = statement(context.Background(), conn, false, "ROLLBACK")
-			}
+			closeClient(conn)
+			conn = nil
 			continue
 		}
 		l.done[0].Add(1)
@@ -310,6 +311,8 @@ func (l *ledger) read() {
 		l.took(time.Since(began))
 		if err != nil {
 			l.complain(complaint{err, began, time.Now(), true})
+			closeClient(conn)
+			conn = nil
 			continue
 		}
 		if got := string(rows[0][0]) + " " + string(rows[0][1]); got != fmt.Sprint(deposit*accounts, accounts) {
