@@ -333,7 +333,7 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 		return false
 	}
 	c.fatal = true
-	c.try.over()
+	c.try.over() // nothing of it is held back
 	c.to(sink, s)
 	return true
 }

@@ -203,6 +203,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 		if err := s.needBatch(a, q); err != nil {
 			return s.failBatch(err, h)
 		}
+		a.ends = a.ends || s.binds == 0 // of a portal that an earlier batch has left
 		a.owed = append(a.owed, s.executed())
 		s.forged = false
 		a.owed[len(a.owed)-1].Signal = s.signal
