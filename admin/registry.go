@@ -75,6 +75,7 @@ func init() {
 		&entry{name: "TOPOLOGY", readOnly: true, cols: topologyColumns, rows: showTopology},
 		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},
 		&entry{name: "STATEMENTS", readOnly: true, cols: columns("sN", "name", "value"), rows: showStatements},
+		&entry{name: "AUDIT", readOnly: true, cols: auditColumns, rows: showAudit},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
 		&entry{name: "ROUTES", readOnly: true, cols: routeColumns, rows: showRoutes},
 		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},

@@ -206,6 +206,21 @@ func (c *call) debugRows(state string) []row {
 	return out
 }
 
+var auditColumns = columns("sssissssss", "time", "database", "server", "server_pid", "server_user", "user", "client_addr",
+	"application_name", "found", "statement")
+
+// showAudit lists what audits of sessions have found of late.
+func showAudit(c *call) []row {
+	var out []row
+	for _, f := range c.console.opt.Pools.Findings() {
+		out = append(out, row{
+			stamp(f.At), f.Pool.Database, f.Pool.Server, int64(f.PID), f.Pool.User, f.User, f.Addr, f.Application,
+			strings.Join(f.What, ", "), optional(f.Statement),
+		})
+	}
+	return out
+}
+
 // showPins lists the server connections that stay with their clients, and why.
 func showPins(c *call) []row {
 	type holder struct {

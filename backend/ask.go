@@ -35,11 +35,12 @@ const askInterval = time.Second
 // qualified: search_path is the client's. $1 are the names of settings that
 // pg_settings does not show, since no extension has defined them.
 const (
-	settingsSQL = `SELECT 'set', pg_catalog.lower(name), pg_catalog.current_setting(name) FROM pg_catalog.pg_settings ` +
+	changedSQL = `SELECT 'set', pg_catalog.lower(name), pg_catalog.current_setting(name) FROM pg_catalog.pg_settings ` +
 		`WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) ALL ` +
 		`('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[]) UNION ALL ` +
-		`SELECT 'set', 'role', r FROM pg_catalog.current_setting('role') r WHERE r OPERATOR(pg_catalog.<>) 'none' UNION ALL ` + namesSQL
-	namesSQL = `SELECT 'set', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) n ` +
+		`SELECT 'set', 'role', r FROM pg_catalog.current_setting('role') r WHERE r OPERATOR(pg_catalog.<>) 'none'`
+	settingsSQL = changedSQL + " UNION ALL " + namesSQL
+	namesSQL    = `SELECT 'set', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) n ` +
 		`WHERE pg_catalog.current_setting(n, true) OPERATOR(pg_catalog.<>) ''`
 	objectsSQL = `SELECT 'pin', 'lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks ` +
 		`WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) UNION ALL ` +
@@ -170,6 +171,9 @@ func (c *Conn) dueLocked(now int64) bool {
 			}
 		}
 	}
+	if c.ask == 0 && c.auditDueLocked() {
+		c.ask = AskSettings | AskObjects | askAudit
+	}
 	return c.ask != 0
 }
 
@@ -245,6 +249,7 @@ func (c *Conn) answeredLocked() {
 		}
 		return
 	case a.ask&askAudit != 0:
+		c.auditedLocked(a)
 		return
 	case a.failed:
 		if a.ask&AskSettings != 0 {
@@ -254,13 +259,15 @@ func (c *Conn) answeredLocked() {
 	}
 	keep := c.pin.why & PinState
 	if a.ask&AskSettings != 0 {
-		raw := a.settings
-		if v := c.params[authSetting]; v != c.login[authSetting] {
-			raw = raw.With(authSetting, v)
-		}
+		raw := c.rawLocked(a)
 		normal := c.normalLocked(raw)
 		c.applied.Store(normal)
 		c.unsure = false
+		for _, x := range c.home.List() {
+			if _, ok := raw.Get(x.Name); !ok {
+				c.dirty = true // it was reset
+			}
+		}
 		if f, ok := c.holder.(Follower); ok {
 			f.Followed(raw, normal)
 		}
@@ -273,6 +280,15 @@ func (c *Conn) answeredLocked() {
 		}
 	}
 	c.foundLocked(keep)
+}
+
+// rawLocked returns the settings of an answer, with that which the server reports
+// by itself alone.
+func (c *Conn) rawLocked(a *response) *Settings {
+	if v := c.params[authSetting]; v != c.login[authSetting] {
+		return a.settings.With(authSetting, v)
+	}
+	return a.settings
 }
 
 // foreignLocked returns those of a server's prepared statements that the proxy has
@@ -295,6 +311,11 @@ func (c *Conn) foreignLocked(names []string) (out []string) {
 
 // normalLocked leaves out what is as a login has it.
 func (c *Conn) normalLocked(s *Settings) *Settings {
+	for _, x := range c.home.List() {
+		if v, ok := s.Get(x.Name); ok && v == x.Value {
+			s = s.Without(x.Name)
+		}
+	}
 	for name, v := range c.login {
 		name = strings.ToLower(name)
 		if w, ok := s.Get(name); ok && v == w {

@@ -62,6 +62,9 @@ type Follower interface {
 	// pins the connection, of which the owner has too many. Called under the
 	// connection's mutex.
 	TooManyPinned()
+	// Who tells the client's user, application and address. Called under the
+	// connection's mutex.
+	Who() (user, application, addr string)
 }
 
 // Owner is the pool that a connection belongs to. The calls come without the
@@ -100,6 +103,7 @@ type Conn struct {
 	secret  []byte
 	network string
 	dialed  string
+	restore string // connect_query
 	connect func(ctx context.Context, network, addr string) (net.Conn, error)
 	io      *netio.Conn
 	owner   Owner
@@ -139,6 +143,8 @@ type Conn struct {
 	answer    *response // of the question that is owed
 	question  []byte    // what askLocked has prepared for sendQuestion
 	asked     int64     // when the last question was sent
+	leases    int       // since the last audit
+	finding   *Finding  // of that
 	read      *Settings
 	statement fmt.Stringer      // the last statement of a client
 	wrote     bool              // this lease ran what is not proved a read
@@ -150,6 +156,7 @@ type Conn struct {
 	stray     bool              // it was severed while the server was at work
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
+	home      *Settings         // what connect_query has set
 	failed    *wire.Error       // first error of a swallowed message since State was asked
 	errors    uint64            // ErrorResponses seen
 	dropped   bool              // the server has dropped all prepared statements (DISCARD ALL, DEALLOCATE ALL)
@@ -219,6 +226,9 @@ func (c *Conn) Forsake(s Sink) {
 	}
 }
 
+// Home reports whether connect_query has changed settings, which RESET takes back.
+func (c *Conn) Home() bool { return c.home != nil }
+
 // HeldBy reports whether the connection is lent to s.
 func (c *Conn) HeldBy(s Sink) bool {
 	c.mu.Lock()
@@ -251,6 +261,7 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 		c.user, c.before = s, c.released.Load()
 	}
 	c.holder, c.sending, c.wrote, c.ends = s, true, false, false
+	c.leases++
 	c.requested, c.fresh = now, true
 	c.forsaken, c.failed, c.dropped = nil, nil, false
 	return nil

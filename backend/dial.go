@@ -109,19 +109,20 @@ var errOneSocket = errors.New("a login opens one socket")
 // Dial connects, logs in and starts the connection's goroutine. A refusal by the
 // server is returned as *wire.Error, wrapped with the server's address.
 func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) {
-	hj, err := d.login(ctx, l, nil, d.ConnectQuery)
+	hj, home, err := d.login(ctx, l, nil, d.ConnectQuery)
 	if err != nil {
 		return nil, err
 	}
-	return d.adopt(hj, l, owner), nil
+	return d.adopt(hj, l, owner, home), nil
 }
 
 // login connects, logs in with these parameters besides the usual ones, runs query
-// if there is one, and leaves the connection between two messages.
-func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, query string) (*pgconn.HijackedConn, error) {
+// if there is one, and leaves the connection between two messages. It returns also
+// which settings the query has changed.
+func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, query string) (*pgconn.HijackedConn, *Settings, error) {
 	cfg, err := d.Config(l)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	maps.Copy(cfg.RuntimeParams, params)
 	if d.ConnectTimeout > 0 {
@@ -146,33 +147,52 @@ func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, q
 		if nc != nil {
 			_ = nc.Close()
 		}
-		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
+		return nil, nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
 	}
+	var home *Settings
 	if query != "" {
 		// Errors of connect_query are ignored, as in PgBouncer.
 		_, _ = pc.Exec(ctx, query).ReadAll()
+		home = readHome(ctx, pc)
 	}
 	// A write that took long has left pgconn a reader of its own, which would take
 	// the first reply: SyncConn ends it.
 	if err := pc.SyncConn(ctx); err != nil {
 		_ = pc.Close(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
+		return nil, nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), LoginError(err))
 	}
 	hj, err := pc.Hijack()
 	if err != nil {
 		_ = pc.Close(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), err)
+		return nil, nil, fmt.Errorf("login to %s: %w", l.Server.Addr(), err)
 	}
 	if n := hj.Frontend.ReadBufferLen(); n != 0 || !wire.TxStatus(hj.TxStatus).Valid() || wire.TxStatus(hj.TxStatus) != wire.TxIdle {
 		_ = hj.Conn.Close()
-		return nil, fmt.Errorf("login to %s: %d bytes behind the server's first ReadyForQuery: %w", l.Server.Addr(), n, errOutOfSync)
+		return nil, nil, fmt.Errorf("login to %s: %d bytes behind the server's first ReadyForQuery: %w", l.Server.Addr(), n, errOutOfSync)
 	}
 	_ = hj.Conn.SetDeadline(time.Time{})
-	return hj, nil
+	return hj, home, nil
+}
+
+// readHome returns which settings connect_query has changed: they are part of a
+// fresh login.
+func readHome(ctx context.Context, pc *pgconn.PgConn) (home *Settings) {
+	results, err := pc.Exec(ctx, changedSQL).ReadAll()
+	if err != nil {
+		return nil
+	}
+	for _, r := range results {
+		for _, row := range r.Rows {
+			if len(row) == 3 && string(row[0]) == "set" {
+				home = home.With(string(row[1]), string(row[2]))
+			}
+		}
+	}
+	return home
 }
 
 // adopt makes a Conn of a connection that has logged in.
-func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
+func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner, home *Settings) *Conn {
 	now := d.Now()
 	c := &Conn{
 		Addr: l.Server.Addr(), PID: hj.PID, secret: hj.SecretKey,
@@ -180,6 +200,7 @@ func (d *Dialer) adopt(hj *pgconn.HijackedConn, l Login, owner Owner) *Conn {
 		io: netio.New(hj.Conn, headOfError+64<<10), owner: owner, limits: d.Limits, now: d.Now,
 		Since: time.Now(), born: now, done: make(chan struct{}),
 		status: wire.TxStatus(hj.TxStatus), params: hj.ParameterStatuses,
+		home: home, restore: d.ConnectQuery,
 		login: maps.Clone(hj.ParameterStatuses),
 	}
 	c.connect = d.again(l)

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -36,7 +37,13 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 		c.unnamed.Store(otherUnnamed)
 	}
 	set := func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) }
-	reset := func(name string) { statement("RESET " + quoteSetting(name)) }
+	reset := func(name string) {
+		if v, ok := c.home.Get(name); ok {
+			set(Setting{name, v})
+			return
+		}
+		statement("RESET " + quoteSetting(name))
+	}
 	have := c.applied.Load()
 	haveRest, wantRest := have.Without(authSetting).Without(roleSetting), want.Without(authSetting).Without(roleSetting)
 	diff(haveRest, wantRest, func(s Setting) { risky = risky || !harmless[s.Name] }, func(name string) { risky = risky || !harmless[name] })
@@ -272,6 +279,25 @@ func (c *Conn) Exec(sql string, timeout time.Duration) error {
 		c.failed = nil
 		return e
 	}
+	return nil
+}
+
+// Clean brings the session back to what a login has, while the connection is lent
+// to nobody and out of its pool. After an error it is of no more use.
+func (c *Conn) Clean(timeout time.Duration) error {
+	if err := c.Exec("DISCARD ALL", timeout); err != nil {
+		return err
+	}
+	if c.home == nil {
+		return nil
+	}
+	var refused *wire.Error
+	if err := c.Exec(c.restore, timeout); err != nil && !errors.As(err, &refused) {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dirty = false
 	return nil
 }
 

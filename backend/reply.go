@@ -167,7 +167,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 		s.sink.Lock()
 		c.mu.Lock()
 		// A question waits for the end of the write: its own must not be held up.
-		if s.ready && c.ask == 0 && c.pin.why == 0 {
+		if s.ready && c.ask == 0 && c.pin.why == 0 && !c.auditDueLocked() {
 			c.relaying = false
 			to = c.detachLocked(s.now)
 			c.relaying = true
@@ -440,7 +440,7 @@ func (c *Conn) complete(body []byte) {
 		return
 	case bytes.Equal(body, tagDiscardAll):
 		c.applied.Store(nil)
-		c.unsure, c.dirty = false, false
+		c.unsure, c.dirty = false, c.home != nil // what connect_query has set is gone
 	case bytes.Equal(body, tagDeallocateAll):
 	case bytes.Equal(body, tagDeallocate):
 		if o := c.q.front(); o.Drops && o.Stmt != nil {

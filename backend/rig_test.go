@@ -44,7 +44,7 @@ func inBubble(t *testing.T, limits Limits, story func(r *rig)) {
 		r.conn = d.adopt(&pgconn.HijackedConn{
 			Conn: ours, PID: 7, SecretKey: []byte{1, 2, 3, 4}, TxStatus: 'I',
 			ParameterStatuses: map[string]string{"TimeZone": "UTC", "server_version": "15.0"},
-		}, Login{Server: config.Server{Host: "memory", Port: 1}}, r)
+		}, Login{Server: config.Server{Host: "memory", Port: 1}}, r, nil)
 		story(r)
 		_ = theirs.Close()
 		r.conn.Close()

@@ -47,6 +47,7 @@ type Counters struct {
 	ClientParses, ServerParses uint64
 	Binds                      uint64
 	Pins                       uint64
+	Audits, AuditFindings      uint64
 }
 
 // Merge adds the counts of o.
@@ -61,4 +62,6 @@ func (c *Counters) Merge(o *Counters) {
 	c.ServerParses += o.ServerParses
 	c.Binds += o.Binds
 	c.Pins += o.Pins
+	c.Audits += o.Audits
+	c.AuditFindings += o.AuditFindings
 }

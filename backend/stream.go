@@ -26,7 +26,7 @@ type Stream struct {
 // replication. A refusal by the server is returned as *wire.Error, wrapped with the
 // server's address.
 func (d *Dialer) Replicate(ctx context.Context, l Login, params map[string]string) (*Stream, error) {
-	hj, err := d.login(ctx, l, params, "")
+	hj, _, err := d.login(ctx, l, params, "")
 	if err != nil {
 		return nil, err
 	}

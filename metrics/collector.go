@@ -85,6 +85,8 @@ var (
 	poolPrepares    = ofPool("server_parses_total", "Parse messages to servers.")
 	poolBinds       = ofPool("binds_total", "Bind messages from clients.")
 	poolPins        = ofPool("pins_total", "How often a server connection was pinned to a client.")
+	poolAudits      = ofPool("audits_total", "How often the state of a session was looked at.")
+	poolFindings    = ofPool("audit_findings_total", "How often there was something in it that no statement has announced.")
 	poolLeases      = ofPool("leases_total", "How often a server connection was lent.")
 	poolOpened      = ofPool("opened_total", "Server connections opened.")
 	poolLoginFailed = ofPool("login_failures_total", "Logins that a server refused, or could not be reached for.")
@@ -134,7 +136,7 @@ func (c collector) pools(s sender) {
 		n := &st.Counters
 		for d, v := range map[*prometheus.Desc]uint64{
 			poolXacts: n.Xacts, poolQueries: n.Queries, poolReceived: n.Received, poolSent: n.Sent, poolParses: n.ClientParses,
-			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolLeases: st.Assigned, poolOpened: st.Opened,
+			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolAudits: n.Audits, poolFindings: n.AuditFindings, poolLeases: st.Assigned, poolOpened: st.Opened,
 			poolLoginFailed: st.LoginFail,
 		} {
 			s.counter(d, float64(v), db, user, addr)

@@ -34,7 +34,10 @@ func (p *Pool) Reset(c *backend.Conn) {
 		p.mu.Lock()
 		timeout := p.limits.CheckTimeout
 		p.mu.Unlock()
-		if err := c.Exec("DISCARD ALL", timeout); err != nil {
+		if f := c.TakeFinding(); f != nil {
+			p.set.found(p.Key, c, f)
+		}
+		if err := c.Clean(timeout); err != nil {
 			p.Discard(c, errors.Join(errReset, err))
 			return
 		}

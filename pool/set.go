@@ -53,6 +53,7 @@ type Set struct {
 	fenced    map[place]bool
 	retired   []*Pool // out of pools, with connections that are still lent
 	closed    bool
+	findings  []Finding // of audits, the last one last
 }
 
 // New starts a Set. Close ends it.

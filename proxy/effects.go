@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 
 	"pgproxy/backend"
@@ -81,6 +82,7 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []b
 	if followed && e.Any(router.EffectSet) && len(plan.Vars) == 0 {
 		followed = false
 	}
+	a.dirty = a.dirty || s.lease.Home() && slices.ContainsFunc(plan.Vars, func(v router.Var) bool { return v.Reset })
 	if !followed && e.Any(router.EffectSet|router.EffectDiscardAll) {
 		s.alone = s.srv.changes.Add(1)
 		s.ask(a, backend.AskSettings|backend.AskObjects)

@@ -109,6 +109,15 @@ func (s *Session) TooManyPinned() {
 	}()
 }
 
+// Who tells who the client is.
+func (s *Session) Who() (user, application, addr string) {
+	application, _ = s.settings.Load().Get("application_name")
+	if a := s.nc.RemoteAddr(); a != nil {
+		addr = a.String()
+	}
+	return s.user, application, addr
+}
+
 // statementText returns the text of a statement that the client has; nil where it
 // is not kept.
 func (s *Session) statementText(name []byte) []byte {

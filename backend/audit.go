@@ -1,0 +1,70 @@
+package backend
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// The audit. A function or a trigger can change a session unseen: no text that the
+// proxy has read says so. One in so many leases (Limits.AuditRatio) therefore ends
+// with the question what the session really has. What we do not know of is cleared
+// away before the connection is lent again, and reported to its owner.
+
+// Finding is what an audit has found.
+type Finding struct {
+	At        time.Time
+	What      []string // "setting NAME", "temporary object" and so on
+	Statement string   // shape of the last statement of the client that had the connection
+	// Who that client is. It need not have been the one: its predecessors may not
+	// have been audited.
+	User, Application, Addr string
+}
+
+// auditDueLocked reports whether this lease is to be audited. One that ends with
+// DISCARD ALL needs none.
+func (c *Conn) auditDueLocked() bool {
+	return c.limits.AuditRatio > 0 && c.leases >= c.limits.AuditRatio && !c.dirty && !c.unsure && c.pin.why == 0
+}
+
+// auditedLocked compares an answer with what we believe.
+func (c *Conn) auditedLocked(a *response) {
+	c.leases = 0
+	if a.failed {
+		return
+	}
+	c.counts.Audits++
+	var what []string
+	have, want := c.normalLocked(c.rawLocked(a)), c.normalLocked(c.applied.Load())
+	diff(want, have, func(s Setting) { what = append(what, "setting "+s.Name) }, func(name string) {
+		v, _ := want.Get(name)
+		if v != "" && (name != roleSetting || v != "none") {
+			what = append(what, "setting "+name)
+		}
+	})
+	if a.pins != 0 {
+		what = append(what, strings.Split(a.pins.String(), ", ")...)
+	}
+	for _, name := range c.foreignLocked(a.statements) {
+		what = append(what, "prepared statement "+name)
+	}
+	if len(what) == 0 {
+		return
+	}
+	slices.Sort(what)
+	c.counts.AuditFindings++
+	c.dirty = true
+	c.finding = &Finding{At: time.Now(), What: what, Statement: c.cause()}
+	if f, ok := c.holder.(Follower); ok {
+		c.finding.User, c.finding.Application, c.finding.Addr = f.Who()
+	}
+}
+
+// TakeFinding returns what the last audit has found, once; nil if nothing.
+func (c *Conn) TakeFinding() *Finding {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.finding
+	c.finding = nil
+	return f
+}
