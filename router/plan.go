@@ -284,7 +284,7 @@ func (p *Plan) proved() *Plan {
 	return &Plan{
 		Class: p.Class, Reason: p.Reason, Effects: p.Effects, Tag: p.Tag, Vars: p.Vars, Proxy: p.Proxy,
 		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block,
-		Use: p.Use, Statement: p.Statement, Inner: p.Inner, draft: p,
+		Use: p.Use, Statement: p.Statement, Inner: p.Inner, Listens: p.Listens, draft: p,
 		Settings: p.Settings, SettingParams: p.SettingParams, SettingsHidden: p.SettingsHidden, Unread: p.Unread,
 	}
 }
