@@ -27,6 +27,10 @@ type Conn interface {
 	ReadPassword() ([]byte, error)
 	// Channel tells what is known of the connection.
 	Channel() Channel
+	// Secret finds the secret of the user that logs in where the userlist has none,
+	// as it would stand there; known is false if there is no such user. Its error is
+	// the login's.
+	Secret(ctx context.Context) (secret config.Secret, known bool, err error)
 }
 
 // Identity is who a client has proved to be.
@@ -34,7 +38,7 @@ type Identity struct {
 	User  string
 	Admin bool          // may use the whole console
 	Stats bool          // may use SHOW on the console; every Admin may
-	Plain config.Secret // cleartext password if it was learned or configured, for the login to servers; else ""
+	Opens config.Secret // what the user can be logged in to servers with: the password, or a Proof; "" if nothing is known
 
 	claimed bool // User is no more than what the client says (auth_type any)
 }
@@ -123,14 +127,17 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 	}
 	id.Stats = id.Admin || slices.Contains(a.stats, user)
 
-	acc := a.accounts[user]
-	l := &login{auth: a, acc: acc, conn: c, user: user}
-	var err error
-	switch a.method {
-	case config.AuthAny:
+	if a.method == config.AuthAny {
 		id.claimed = true // and the secret of whom it names is not for it
 		id.Stats = true   // as in PgBouncer anybody may look
 		return id, nil
+	}
+	acc, err := a.account(ctx, c, user)
+	if err != nil {
+		return Identity{}, err
+	}
+	l := &login{auth: a, acc: acc, conn: c, user: user}
+	switch a.method {
 	case config.AuthTrust:
 		if acc == nil {
 			err = l.failed()
@@ -140,7 +147,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 			err = fmt.Errorf("%w: the client's certificate does not have the name of user %q", ErrFailed, user)
 		}
 	case config.AuthPlain:
-		id.Plain, err = l.plain(ctx)
+		id.Opens, err = l.plain(ctx)
 	case config.AuthMD5:
 		err = l.md5(ctx)
 	case config.AuthSCRAM:
@@ -151,10 +158,29 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 	if err != nil {
 		return Identity{}, err
 	}
-	if acc != nil && acc.kind == kindPlain {
-		id.Plain = acc.secret
+	switch {
+	case acc != nil && acc.kind == kindPlain:
+		id.Opens = acc.secret
+	case id.Opens.Empty():
+		id.Opens = l.proof
 	}
 	return id, nil
+}
+
+// account finds a user: in the userlist, else by asking.
+func (a *Authenticator) account(ctx context.Context, c Conn, user string) (*account, error) {
+	if acc := a.accounts[user]; acc != nil {
+		return acc, nil
+	}
+	secret, known, err := c.Secret(ctx)
+	if err != nil || !known {
+		return nil, err
+	}
+	e, err := newEntry(secret)
+	if err != nil {
+		return nil, fmt.Errorf("%w: user %q: %w", ErrFailed, user, err)
+	}
+	return &account{entry: e}, nil
 }
 
 // usualOf counts what the users of a userlist have. Equal counts go to the

@@ -56,6 +56,15 @@ func TestMatrix(t *testing.T) {
 						if user == "plain" && typ != config.AuthAny {
 							plain = right
 						}
+						got := id.Opens.Reveal()
+						if proof, ok := ProofOf(id.Opens); ok {
+							// What was shown: hash or keys, of users whose secret is such a one.
+							_, isHash := proof.MD5(nil)
+							if plain != "" || user != "hash" && user != "scram" || isHash != (user == "hash") {
+								t.Errorf("%s: an unexpected proof", name)
+							}
+							got = ""
+						}
 						if !ok {
 							want := why
 							if password == "" && (typ == config.AuthPlain) {
@@ -66,8 +75,8 @@ func TestMatrix(t *testing.T) {
 							}
 							continue
 						}
-						if err != nil || id.User != user || id.Plain.Reveal() != plain || id.claimed != (typ == config.AuthAny) {
-							t.Errorf("%s: %+v with %q, %v; want %q", name, id, id.Plain.Reveal(), err, plain)
+						if err != nil || id.User != user || got != plain || id.claimed != (typ == config.AuthAny) {
+							t.Errorf("%s: %+v with %q, %v; want %q", name, id, got, err, plain)
 						}
 					}
 				}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/pbkdf2"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"pgproxy/config"
 	"pgproxy/pgtest"
 	"pgproxy/wire"
 )
@@ -33,13 +35,15 @@ type client struct {
 	gs2            string   // "" is n,,
 	scramUser      string   // n= of the client-first-message
 
-	channel Channel
-	sent    []sent
-	answer  []byte
-	bare    string
-	auth    string // authMessage
-	salted  []byte
-	mutual  bool // the server's signature was right
+	channel   Channel
+	secret    config.Secret
+	secretErr error
+	sent      []sent
+	answer    []byte
+	bare      string
+	auth      string // authMessage
+	salted    []byte
+	mutual    bool // the server's signature was right
 }
 
 func (c *client) SendAuth(code uint32, payload []byte) error {
@@ -75,6 +79,11 @@ func (c *client) ReadPassword() ([]byte, error) {
 		c.answer, c.script = c.script[0], c.script[1:]
 	}
 	return c.answer, nil
+}
+
+// Secret is what the test has set.
+func (c *client) Secret(context.Context) (config.Secret, bool, error) {
+	return c.secret, c.secret != "", c.secretErr
 }
 
 // Channel is of a connection in clear, or what the test has set.
@@ -169,3 +178,5 @@ var (
 	_ fmt.Formatter = (*Authenticator)(nil)
 	_ fmt.Formatter = Verifier{}
 )
+
+func b64(p []byte) string { return base64.StdEncoding.EncodeToString(p) }

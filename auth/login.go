@@ -21,6 +21,8 @@ type login struct {
 	acc  *account // nil: unknown
 	conn Conn
 	user string
+
+	proof config.Secret // what a good login has shown that opens servers as well
 }
 
 // has tells whether the user is known, with a secret of that kind.
@@ -98,6 +100,9 @@ func (l *login) md5(ctx context.Context) error {
 	if !equal(given, "md5"+md5Hex(hash, string(salt[:]))) || !known {
 		return l.failed()
 	}
+	if l.has(kindMD5) {
+		l.proof = md5Proof(l.acc.secret)
+	}
 	return nil
 }
 
@@ -163,6 +168,9 @@ func (l *login) scram(ctx context.Context) error {
 	}
 	if !v.proves(authMessage, proof) || !known {
 		return l.failed()
+	}
+	if l.has(kindSCRAM) {
+		l.proof = scramProof(v.clientKey(authMessage, proof), v.server)
 	}
 	signature := "v=" + base64.StdEncoding.EncodeToString(v.signature(authMessage))
 	return l.conn.SendAuth(uint32(wire.AuthSASLFinal), []byte(signature))

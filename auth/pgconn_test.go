@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -25,6 +26,9 @@ func (c fakeLogin) ReadPassword() ([]byte, error) {
 	}
 	return m.Body, err
 }
+
+// Secret knows nobody.
+func (c fakeLogin) Secret(context.Context) (config.Secret, bool, error) { return "", false, nil }
 
 // Channel is of a connection in clear.
 func (c fakeLogin) Channel() Channel { return Channel{} }

@@ -129,7 +129,7 @@ func TestLoadUserlist(t *testing.T) {
 
 func TestNoUserlist(t *testing.T) {
 	for _, u := range []*Userlist{nil, {}} {
-		if _, ok := u.Lookup("a"); ok || len(u.Names()) != 0 || !u.plain("a").Empty() {
+		if _, ok := u.Lookup("a"); ok || len(u.Names()) != 0 || !u.opens("a").Empty() {
 			t.Errorf("%v has users", u)
 		}
 	}

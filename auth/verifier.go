@@ -99,11 +99,17 @@ func (v Verifier) proves(authMessage string, proof []byte) bool {
 	if len(proof) != sha256.Size {
 		return false
 	}
-	signature := mac(v.stored[:], authMessage)
-	var client [sha256.Size]byte
-	subtle.XORBytes(client[:], proof, signature[:])
+	client := v.clientKey(authMessage, proof)
 	stored := sha256.Sum256(client[:])
 	return subtle.ConstantTimeCompare(stored[:], v.stored[:]) == 1
+}
+
+// clientKey is the ClientKey that is in a ClientProof, whether it is the right one
+// or not. proof has the length of one.
+func (v Verifier) clientKey(authMessage string, proof []byte) (key [sha256.Size]byte) {
+	signature := mac(v.stored[:], authMessage)
+	subtle.XORBytes(key[:], proof, signature[:])
+	return key
 }
 
 // signature is the ServerSignature of the authMessage.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"pgproxy/auth"
 	"pgproxy/config"
 	"pgproxy/netio"
 	"pgproxy/wire"
@@ -73,7 +74,17 @@ func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
 	}
 	cfg.ConnectTimeout = d.ConnectTimeout
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
-	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx, l.Server) }
+	proof, proves := auth.ProofOf(l.Password)
+	if proves {
+		cfg.Password = ""
+	}
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		nc, err := d.dial(ctx, l.Server)
+		if err == nil && proves {
+			nc = &prover{Conn: nc, proof: proof}
+		}
+		return nc, err
+	}
 	cfg.OnNotice, cfg.OnNotification = nil, nil
 	return cfg, nil
 }
@@ -169,6 +180,9 @@ func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, q
 	if n := hj.Frontend.ReadBufferLen(); n != 0 || !wire.TxStatus(hj.TxStatus).Valid() || wire.TxStatus(hj.TxStatus) != wire.TxIdle {
 		_ = hj.Conn.Close()
 		return nil, nil, fmt.Errorf("login to %s: %d bytes behind the server's first ReadyForQuery: %w", l.Server.Addr(), n, errOutOfSync)
+	}
+	if p, ok := hj.Conn.(*prover); ok {
+		hj.Conn = p.Conn // all that it has read is in the login
 	}
 	_ = hj.Conn.SetDeadline(time.Time{})
 	return hj, home, nil

@@ -26,7 +26,7 @@ func TestDocs(t *testing.T) {
 		"max_db_client_connections": inherited, "server_lifetime": inherited,
 	}
 	for _, k := range databaseKeys {
-		if strings.HasPrefix(k.name, "server_tls_") {
+		if strings.HasPrefix(k.name, "server_tls_") || strings.HasPrefix(k.name, "auth_") {
 			special[k.name] = inherited
 		}
 	}

@@ -19,6 +19,9 @@ type iniPair struct {
 var iniDatabaseKeys = []iniPair{
 	{"dbname", iniText, ""},
 	{"connect_query", iniText, ""},
+	{"auth_user", iniText, ""},
+	{"auth_query", iniText, ""},
+	{"auth_dbname", iniText, ""},
 	{"pool_mode", iniWord(poolModes...), ""},
 	{"pool_size", iniCount, ""},
 	{"min_pool_size", iniCount, ""},
@@ -179,7 +182,7 @@ func (r *iniReader) database(l iniLine) {
 	e.rest(pairNames(iniDatabaseKeys, "host", "port", "user", "password", "load_balance_hosts"))
 }
 
-// logins reads user and password, and refuses what is not there yet.
+// logins reads user and password.
 func (e *iniEntry) logins() {
 	user, ok := e.pairs["user"]
 	if ok {
@@ -190,17 +193,8 @@ func (e *iniEntry) logins() {
 	} else if given {
 		e.r.warn(e.line, "password", "no effect: there is no user")
 	}
-	if _, given := e.pairs["auth_user"]; given {
-		e.r.fault(e.line, "auth_user", "%s", whyQuery)
-	}
-	for _, name := range []string{"auth_query", "auth_dbname"} {
-		if _, given := e.pairs[name]; given {
-			e.r.warn(e.line, name, "no effect: there is no auth_user")
-		}
-	}
-	for _, name := range []string{"user", "password", "auth_user", "auth_query", "auth_dbname"} {
-		delete(e.pairs, name)
-	}
+	delete(e.pairs, "user")
+	delete(e.pairs, "password")
 }
 
 // own reads the keys that only pgproxy has, and returns read_write_split.

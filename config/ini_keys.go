@@ -56,7 +56,6 @@ const (
 	whyCiphers  = "no effect: Go's own choice of cipher suites counts, as OpenSSL's words mean nothing to it"
 	whyTLS13    = "no effect: the cipher suites of TLS 1.3 are not to be chosen"
 	whyCurve    = "no effect: the curve is negotiated"
-	whyQuery    = "logins that ask a server (auth_query) are not supported: want the users in auth_file"
 	whyPlatform = "no effect on this system"
 )
 
@@ -116,9 +115,9 @@ var iniKeys = []iniKey{
 	take(iniTime, "client_login_timeout", "60"),
 	idle(iniText, "auth_hba_file", "", whyHBA),
 	idle(iniText, "auth_ident_file", "", whyHBA),
-	lacking(iniText, "auth_user", "", whyQuery),
-	idle(iniText, "auth_query", defaultAuthQuery, "no effect: there is no auth_user"),
-	idle(iniText, "auth_dbname", "", "no effect: there is no auth_user"),
+	take(iniText, "auth_user", ""),
+	take(iniText, "auth_query", defaultAuthQuery),
+	take(iniText, "auth_dbname", ""),
 	idle(iniText, "auth_ldap_options", "", "no effect: auth_type is not \"ldap\""),
 	idle(iniInt, "scram_iterations", "4096", "no effect: the secrets of auth_file have a number of their own, and others use 4096"),
 

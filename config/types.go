@@ -46,7 +46,11 @@ type Proxy struct {
 
 	// Login.
 	AuthType                AuthType
-	AuthFile                string   // absolute, or relative to the working directory, as the file's path was
+	AuthFile                string // absolute, or relative to the working directory, as the file's path was
+	AuthUser                string // asks servers for the secrets of users that AuthFile does not have; "" is nobody
+	AuthQuery               string // what it asks; $1 is the user's name
+	AuthDBName              string // of the entry of [databases] where it asks; "" is the one that the client wants
+	AuthQueryTTL            time.Duration
 	AdminUsers              []string // may use the whole console
 	StatsUsers              []string // may use SHOW on the console
 	ClientLoginTimeout      time.Duration
@@ -157,7 +161,10 @@ type Database struct {
 	MonitorUser     string // login of the health checks, after inheritance; empty only where every role is fixed
 	MonitorPassword Secret
 	ConnectQuery    string // run on each new server connection; errors are logged
-	TLS             TLS    // of the connections to the servers
+
+	AuthUser, AuthQuery, AuthDBName string // as in Proxy, after inheritance
+
+	TLS TLS // of the connections to the servers
 
 	// Pools.
 	PoolMode         PoolMode // never PoolInherit

@@ -81,6 +81,12 @@ func New(cfg *config.Config, opt Options) *Set {
 	return s
 }
 
+// Dialer makes what opens connections to the servers of a database, for who needs
+// one that belongs to no pool.
+func (s *Set) Dialer(cfg *config.Config, db *config.Database) *backend.Dialer {
+	return s.dialer(cfg, db)
+}
+
 // Get returns the pool for a client of database (by the name that it asked for)
 // on one of the database's servers, logging in as user. Its next logins use the
 // password, unless the database has one of its own. The pool is closed if the

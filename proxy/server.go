@@ -95,6 +95,7 @@ type Server struct {
 	current atomic.Pointer[Settings]
 	routes  routes
 	ledger  ledger // stamps of the last acknowledged writes
+	asker   *asker
 
 	// Atomic, for observers.
 	draining atomic.Bool
@@ -132,6 +133,7 @@ func New(st *Settings, opt Options) *Server {
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
 	}
+	s.asker = newAsker(s)
 	s.current.Store(st)
 	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.goes.Add(1)
@@ -148,6 +150,7 @@ func (s *Server) Apply(st *Settings) {
 	s.current.Store(st)
 	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.welcomes.clear()
+	s.asker.tidy(true)
 	for _, ses := range s.list() {
 		if ses.welcomed.Load() && !ses.busy() {
 			if _, ok := st.Config.Database(ses.database); !ok {

@@ -188,6 +188,9 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 	if !id.Admin {
 		id, err = st.Auth.Authenticate(ctx, &loginConn{s: s}, s.user, s.database)
 	}
+	if errors.Is(err, auth.ErrFailed) {
+		s.srv.asker.Forget(s.database, s.user)
+	}
 	if err != nil {
 		return err
 	}
@@ -262,6 +265,11 @@ func (s *Session) negotiate(su *wire.Startup) error {
 type loginConn struct {
 	s   *Session
 	buf []byte
+}
+
+// Secret asks for what the userlist does not have.
+func (c *loginConn) Secret(context.Context) (config.Secret, bool, error) {
+	return c.s.srv.asker.Secret(c.s.database, c.s.user)
 }
 
 // SendAuth writes an Authentication message.

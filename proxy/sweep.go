@@ -23,6 +23,7 @@ func (s *Server) sweep() {
 			return
 		case <-t.C:
 		}
+		s.asker.tidy(false)
 		cfg := s.current.Load().Config
 		for _, ses := range s.list() {
 			if ses.welcomed.Load() {
@@ -122,6 +123,7 @@ func (s *Server) Close() error {
 		ses.end(errShutdown)
 	}
 	s.goes.Wait()
+	s.asker.close()
 	return nil
 }
 
