@@ -137,6 +137,7 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 func (s *Session) request(plan *router.Plan) router.Request {
 	req := router.Request{Plan: plan, Seen: s.seen(s.level())}
 	req.Target, req.By = s.wish(plan)
+	req.Read = s.leaves(plan) || plan == movedPlan && req.By == router.ByLocal
 	return req
 }
 

@@ -46,6 +46,9 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	plan := partPlan
 	if s.splits() {
 		plan = s.lookahead(a, q)
+		if s.block.roams && s.readTx && !s.plainBatch(q) {
+			plan = partPlan
+		}
 	}
 	a.explains = (s.explains(plan) || a.explains) && s.executes(q)
 	if err := s.need(a, plan); err != nil {
@@ -126,6 +129,9 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 					batch = plan
 				}
 			case plan.Class == router.ClassPrimary, target == router.TargetPrimary, plan.Refused() != "":
+				if s.leaves(plan) && (batch != bonePlan || !endsWith(q, s.maxPacket())) {
+					return beginPlan
+				}
 				if plan.Effects.Any(router.EffectEnd) && batch.Effects.Any(router.EffectBegin) && endsWith(q, s.maxPacket()) {
 					return batch // BEGIN READ ONLY ... COMMIT, and nothing behind it
 				}

@@ -395,6 +395,11 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 		if s.ddl.Load() != nil && a.holding {
 			s.endDDL()
 		}
+		if a.holding && s.block.begin != "" {
+			if err := s.roam(a, plan); err != nil {
+				return err
+			}
+		}
 		if a.holding && s.fits(plan) {
 			if s.sight.blind {
 				s.sight.blind = blind(plan)
@@ -416,7 +421,7 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 				return nil
 			}
 		}
-		s.lease, s.readTx = nil, false
+		s.lease, s.readTx, s.block = nil, false, block{}
 	}
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
@@ -486,6 +491,7 @@ func (s *Session) fits(plan *router.Plan) bool {
 func (s *Session) followTransaction(plan *router.Plan) {
 	if plan.Effects.Any(router.EffectBegin | router.EffectEnd) {
 		s.readTx = s.leaseRole == router.RoleReplica && plan.Effects.Any(router.EffectBegin)
+		s.enter(plan)
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"strings"
 
 	"pgproxy/backend"
@@ -35,7 +36,7 @@ func (s *Session) command(a *assembly, plan *router.Plan, h wire.Header) (int, b
 		p = wire.AppendRowDescription(p, []wire.Column{{Name: "pgproxy." + c.Name, OID: wire.OIDText}})
 		p = wire.AppendDataRow(p, []byte(text))
 	default:
-		err = s.obey(c, status)
+		err = s.obey(a, c, status)
 		if c.Local && status == wire.TxIdle {
 			p = errNoBlock.AppendNotice(p)
 		}
@@ -51,7 +52,7 @@ func (s *Session) command(a *assembly, plan *router.Plan, h wire.Header) (int, b
 var errNoBlock = &wire.Error{Severity: wire.SeverityWarning, Code: "25P01", Message: "SET LOCAL can only be used in transaction blocks"}
 
 // obey obeys a SET or RESET. status is that of the client's transaction.
-func (s *Session) obey(c *router.Command, status wire.TxStatus) *wire.Error {
+func (s *Session) obey(a *assembly, c *router.Command, status wire.TxStatus) *wire.Error {
 	if !c.Local {
 		return s.setOwn(c)
 	}
@@ -61,6 +62,13 @@ func (s *Session) obey(c *router.Command, status wire.TxStatus) *wire.Error {
 	v, _, err := s.parsed(c)
 	if err != nil || s.serves(v.target) {
 		return err
+	}
+	if s.block.begin != "" && s.block.fresh && !a.holding && !s.open {
+		if err := s.moveTo(a, v.target); err != nil {
+			e, _ := errors.AsType[*wire.Error](err)
+			return e
+		}
+		return nil
 	}
 	return wire.Errorf(wire.CodeInvalidParameterValue, "the transaction is on another server than pgproxy.target asks for").
 		WithHint("SHOW pgproxy.route tells on which. Set pgproxy.target before the transaction.")
@@ -204,7 +212,7 @@ func (s *Session) bindOwn(a *assembly, q []byte, h wire.Header, plan *router.Pla
 	case !alone:
 		err = errMixed
 	default:
-		err = s.obey(c, st.Status)
+		err = s.obey(a, c, st.Status)
 	}
 	if err != nil {
 		return s.refuseBatch(a, q, err, h)

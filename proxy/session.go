@@ -65,6 +65,7 @@ type Session struct {
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
 	params        own          // pgproxy.*
+	block         block
 	rules         clientRules
 	sight         sight  // what its reads have shown
 	system        string // of the topology that writes were counted for, see count

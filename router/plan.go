@@ -165,6 +165,8 @@ type Plan struct {
 	Bad *Refusal
 	// Block is set for BEGIN and START TRANSACTION.
 	Block *Block
+	// Clock says that a SELECT may show when its transaction began.
+	Clock bool
 
 	// Use says what it does with prepared statements by name, and Statement with
 	// which: PREPARE, EXECUTE and DEALLOCATE are also the proxy's business.
@@ -283,7 +285,7 @@ func (p *Plan) Draft() *Plan {
 func (p *Plan) proved() *Plan {
 	return &Plan{
 		Class: p.Class, Reason: p.Reason, Effects: p.Effects, Tag: p.Tag, Vars: p.Vars, Proxy: p.Proxy,
-		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block,
+		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block, Clock: p.Clock,
 		Use: p.Use, Statement: p.Statement, Inner: p.Inner, Listens: p.Listens, draft: p,
 		Settings: p.Settings, SettingParams: p.SettingParams, SettingsHidden: p.SettingsHidden, Unread: p.Unread,
 	}

@@ -18,7 +18,9 @@ const statefulEffects = EffectSet | EffectAdvisoryLock | EffectTemp | EffectOthe
 func planOf(stmt *pg.Node) *Plan {
 	switch n := stmt.GetNode().(type) {
 	case *pg.Node_SelectStmt:
-		return look(n.SelectStmt).plan("SELECT")
+		p := look(n.SelectStmt).plan("SELECT")
+		p.Clock = tellsTime(n.SelectStmt)
+		return p
 	case *pg.Node_InsertStmt:
 		return planLooked(n.InsertStmt, "INSERT")
 	case *pg.Node_UpdateStmt:
