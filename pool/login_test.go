@@ -286,3 +286,36 @@ func TestDialsEndWithTheSet(t *testing.T) {
 		}
 	})
 }
+
+// TestPatientWaiters: a client that is logged in is kept while the server refuses
+// logins, and served when it accepts them again; others hear of it, and so does
+// everybody if the server cannot be reached.
+func TestPatientWaiters(t *testing.T) {
+	inBubble(t, func(w *world) {
+		var refuse error = &wire.Error{Severity: wire.SeverityFatal, Code: wire.CodeInvalidPassword, Message: "no"}
+		w.with(func() { w.refuse = func(int) error { return refuse } })
+		p := w.pool("a", "u")
+		patient := newClient()
+		patient.w.Patient = true
+		acquireFor(p, patient)
+		synctest.Wait()
+		other := acquire(p)
+		if synctest.Wait(); other.err == nil {
+			t.Fatal("a new client is kept")
+		}
+		<-time.After(12 * time.Second)
+		if patient.got(t) {
+			t.Fatal("a connection, though the server refuses logins")
+		}
+		late := newClient()
+		late.w.Patient = true
+		acquireFor(p, late)
+		w.with(func() { w.refuse = nil })
+		<-time.After(6 * time.Second)
+		if !patient.got(t) || !late.got(t) {
+			t.Fatal("no connection when the server accepts logins again")
+		}
+		patient.release(t)
+		late.release(t)
+	})
+}

@@ -47,6 +47,7 @@ type Limits struct {
 // which uses it for one Acquire at a time. Its zero value is ready.
 type Waiter struct {
 	Primary bool // the server must not be in recovery
+	Patient bool // waits until the server accepts logins, if it refuses them in its own words
 
 	ch         chan result
 	pool       atomic.Pointer[Pool] // whose queue it stands in
@@ -204,7 +205,7 @@ func (p *Pool) next(w *Waiter, now int64) (c *backend.Conn, at int64, err error)
 		now = p.set.now()
 	}
 	p.used = now
-	if p.lastErr != nil && p.refusedLocked(now) {
+	if p.lastErr != nil && p.refusedLocked(now) && !w.endures(p.lastErr) {
 		err = p.lastErr
 		p.mu.Unlock()
 		return nil, 0, err
@@ -229,6 +230,12 @@ func (p *Pool) next(w *Waiter, now int64) (c *backend.Conn, at int64, err error)
 	r := <-w.ch
 	w.pool.Store(nil)
 	return r.conn, r.at, r.err
+}
+
+// endures reports whether w stays in line although a login has failed this way.
+func (w *Waiter) endures(err error) bool {
+	refused, _ := backend.Refused(err)
+	return w.Patient && refused
 }
 
 // refusedLocked reports whether a new waiter would only hear the last login's
@@ -538,11 +545,14 @@ func (p *Pool) refusalLocked(err error) {
 	}
 	p.retryAt = p.set.now() + int64(pause)
 	if len(p.all) == 0 && p.dialing == 0 && !transient(err) {
-		for w := p.first; w != nil; w = p.first {
-			p.leaveLocked(w)
-			w.ch <- result{err: err}
+		for w := p.first; w != nil; {
+			next := w.next
+			if !w.endures(err) {
+				p.leaveLocked(w)
+				w.ch <- result{err: err}
+			}
+			w = next
 		}
-		return
 	}
 	if p.waiting > 0 {
 		p.retryLaterLocked(pause)

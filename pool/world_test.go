@@ -310,11 +310,15 @@ func (c *client) Reply([]byte) error {
 // acquire asks for a connection in a goroutine of its own, which ends with it.
 func acquire(p *pool.Pool) *client {
 	c := newClient()
+	acquireFor(p, c)
+	return c
+}
+
+func acquireFor(p *pool.Pool, c *client) {
 	go func() {
 		defer close(c.done)
 		c.conn, c.err = p.Acquire(&c.w, c, 0)
 	}()
-	return c
 }
 
 // got waits until all has come to rest and returns whether c has a connection.

@@ -212,6 +212,7 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.waiter.Patient = s.welcomed.Load()
 		s.waiter.Primary = ch.Role == router.RolePrimary && s.db.ReadWriteSplit != config.SplitAny
 		c, err := p.Acquire(&s.waiter, s, now)
 		now = 0
