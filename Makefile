@@ -24,7 +24,7 @@ GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install what is missing (gcc, PostgreSQL 15; apt-get, as root)
@@ -96,6 +96,10 @@ causality: deps ## reads checked against writes over late and paused replicas, f
 bench: ## side by side with every other pooler that is installed (BENCH_FLAGS)
 	@.ci/install bench
 	$(GO) run ./bench/run $(BENCH_FLAGS)
+
+.PHONY: fingerprint
+fingerprint: deps ## 10,000 random sessions: the next client finds nothing of them
+	PGPROXY_FINGERPRINTS=10000 $(GO) test -count=1 -timeout 90m -run TestFingerprint ./proxy
 
 .PHONY: vuln
 vuln: ## known vulnerabilities in what is linked in (govulncheck)

@@ -27,6 +27,7 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 		return owed, dst, false
 	}
 	statement := func(sql string, params ...string) {
+		c.counts.Adopted++
 		dst = wire.AppendParse(dst, "", []byte(sql), nil)
 		dst = wire.AppendBindText(dst, "", params...)
 		dst = wire.AppendExecute(dst)

@@ -91,7 +91,7 @@ type Owed struct {
 	// Change is the number of what the client's message does to its names of
 	// statements: see Sink.Undone. 0 is nothing.
 	Change uint64
-	Err    *wire.Error // Replace: what the client is told in place of an error
+	Err    *wire.Error // Replace: what the client is told in place of an error; Forge: the notice
 	Code   string      // of that error; "" is the code of Err
 }
 

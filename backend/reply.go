@@ -222,9 +222,12 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	for o, ok := c.q.forged(); ok; o, ok = c.q.forged() {
 		c.to(o.Sink, s)
 		p := c.out.Made()
-		if o.Made == wire.CommandComplete {
+		switch o.Made {
+		case wire.CommandComplete:
 			*p = wire.AppendCommandComplete(*p, o.Tags.next())
-		} else {
+		case wire.NoticeResponse:
+			*p = o.Err.AppendNotice(*p)
+		default:
 			*p = wire.AppendEmpty(*p, o.Made)
 		}
 	}

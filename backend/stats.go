@@ -48,6 +48,7 @@ type Counters struct {
 	Binds                      uint64
 	Pins                       uint64
 	Audits, AuditFindings      uint64
+	Adopted                    uint64 // settings that were set or reset for another client
 }
 
 // Merge adds the counts of o.
@@ -63,5 +64,6 @@ func (c *Counters) Merge(o *Counters) {
 	c.Binds += o.Binds
 	c.Pins += o.Pins
 	c.Audits += o.Audits
+	c.Adopted += o.Adopted
 	c.AuditFindings += o.AuditFindings
 }

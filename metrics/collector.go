@@ -86,6 +86,7 @@ var (
 	poolBinds       = ofPool("binds_total", "Bind messages from clients.")
 	poolPins        = ofPool("pins_total", "How often a server connection was pinned to a client.")
 	poolAudits      = ofPool("audits_total", "How often the state of a session was looked at.")
+	poolAdopted     = ofPool("settings_changed_total", "Settings of server connections that were set or reset for the next client.")
 	poolFindings    = ofPool("audit_findings_total", "How often there was something in it that no statement has announced.")
 	poolLeases      = ofPool("leases_total", "How often a server connection was lent.")
 	poolOpened      = ofPool("opened_total", "Server connections opened.")
@@ -136,7 +137,7 @@ func (c collector) pools(s sender) {
 		n := &st.Counters
 		for d, v := range map[*prometheus.Desc]uint64{
 			poolXacts: n.Xacts, poolQueries: n.Queries, poolReceived: n.Received, poolSent: n.Sent, poolParses: n.ClientParses,
-			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolAudits: n.Audits, poolFindings: n.AuditFindings, poolLeases: st.Assigned, poolOpened: st.Opened,
+			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolAudits: n.Audits, poolFindings: n.AuditFindings, poolAdopted: n.Adopted, poolLeases: st.Assigned, poolOpened: st.Opened,
 			poolLoginFailed: st.LoginFail,
 		} {
 			s.counter(d, float64(v), db, user, addr)

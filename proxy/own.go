@@ -18,7 +18,7 @@ import (
 // them are answered here; no server hears of them (ownwire.go has how).
 
 // ownNames are all that there are.
-var ownNames = []string{"consistency", "lsn", "route", "target", "trace"}
+var ownNames = []string{"consistency", "lsn", "pin_notice", "route", "target", "trace"}
 
 // ownValues are a session's values.
 type ownValues struct {
@@ -26,6 +26,7 @@ type ownValues struct {
 	by     router.Source
 	level  config.Consistency // ConsistencyInherit: what the configuration says
 	trace  bool
+	pins   bool // pin_notice
 }
 
 // own is what a session has set of them. The zero value is of one that has set
@@ -150,6 +151,12 @@ func (s *Session) parsed(c *router.Command) (ownValues, router.Position, *wire.E
 			return v, at, errValue(c.Name, c.Value, "on or off")
 		}
 		v.trace = on
+	case "pin_notice":
+		on, ok := boolean(c.Value)
+		if !ok {
+			return v, at, errValue(c.Name, c.Value, "on or off")
+		}
+		v.pins = on
 	case "lsn":
 		if at, ok := router.ParsePosition(c.Value); ok || c.Value == "" {
 			return v, at, nil
@@ -189,6 +196,8 @@ func (s *Session) setOwn(c *router.Command) *wire.Error {
 			v.level = s.params.login.level
 		case "trace":
 			v.trace = s.params.login.trace
+		case "pin_notice":
+			v.pins = s.params.login.pins
 		}
 	}
 	switch {
@@ -293,6 +302,13 @@ func (s *Session) known(enough func(router.Position, int64) bool, stamp int64) e
 	}
 }
 
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
 // show returns the value of one of the own parameters.
 func (s *Session) show(c *router.Command) (string, *wire.Error) {
 	switch c.Name {
@@ -308,10 +324,9 @@ func (s *Session) show(c *router.Command) (string, *wire.Error) {
 		}
 		return s.params.target, nil
 	case "trace":
-		if s.params.trace {
-			return "on", nil
-		}
-		return "off", nil
+		return onOff(s.params.trace), nil
+	case "pin_notice":
+		return onOff(s.params.pins), nil
 	}
 	return "", errOwn(c.Name)
 }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"strconv"
+
 	"pgproxy/backend"
 	"pgproxy/config"
 	"pgproxy/router"
@@ -62,8 +64,15 @@ func (s *Session) pin(a *assembly, why backend.Pin, sql []byte) *wire.Error {
 		a.dirty = true
 		return nil
 	}
-	if !s.lease.Pin(why, func() string { return router.Display(sql) }) {
+	begins := false
+	if !s.lease.Pin(why, func() string { begins = true; return router.Display(sql) }) {
 		return errPinned
+	}
+	if begins && s.params.pins {
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Forge, Made: wire.NoticeResponse, Sink: s, Err: &wire.Error{
+			Severity: wire.SeverityNotice, Code: "00000",
+			Message: "pgproxy: this session keeps server connection " + strconv.FormatUint(uint64(s.lease.PID), 10) + ": " + why.String(),
+		}})
 	}
 	return nil
 }
