@@ -242,9 +242,23 @@ func (e *ears) lend(c *backend.Conn) {
 	}
 }
 
-// ownFirst waits, before the client is told that its transaction has committed,
-// for the notifications of it. Session.wmu is held.
-func (e *ears) ownFirst() {
+// behind reports whether somebody's write has been acknowledged whose notifications
+// may not be here.
+func (e *ears) behind() bool {
+	var last int64
+	for _, w := range *e.s.writes.Load() {
+		last = max(last, w.Load())
+	}
+	l := e.listener()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return last > l.fenced
+}
+
+// earlierFirst waits, before the client is told of the end of its transaction, for
+// the notifications of it and of all that were acknowledged before. Session.wmu is
+// held.
+func (e *ears) earlierFirst() {
 	if c := e.s.current.Load(); c != nil && c.TxStatus() == wire.TxIdle {
 		e.s.wrote.Store(false)
 		e.listener().fence()

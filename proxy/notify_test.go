@@ -569,3 +569,19 @@ func TestListeningChannels(t *testing.T) {
 	same(t, a, "UNLISTEN *", "C(UNLISTEN) Z(I)")
 	same(t, a, ask, "T C(SELECT 0) Z(I)")
 }
+
+// TestNotificationInFrontOfTheNextAnswer: what was committed before a listening
+// client asks something is heard with the answer at the latest, as PostgreSQL does
+// it.
+func TestNotificationInFrontOfTheNextAnswer(t *testing.T) {
+	h := newHarness(t, harnessOptions{Servers: addrs(realCluster(t))[:1], Proxy: "default_pool_size = 2"})
+	a, b := h.Client(t), h.Client(t)
+	a.Query("LISTEN answers")
+	for i := range 300 {
+		b.Query(fmt.Sprintf("NOTIFY answers, 'n%d'", i))
+		a.Send(pgtest.Query("SELECT 1"))
+		if got, want := pgtest.Trace(a.ReadUntilReady()), fmt.Sprintf("A(answers,n%d)", i); strings.Count(got, want) != 1 {
+			t.Fatalf("got %s without %s", got, want)
+		}
+	}
+}

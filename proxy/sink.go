@@ -17,12 +17,12 @@ var (
 	_ backend.Follower = (*Session)(nil)
 )
 
-// Lock takes the right to write to the client. A client that listens has its own
-// notifications by then.
+// Lock takes the right to write to the client. A client that listens has by then
+// its own notifications, and those that others have committed.
 func (s *Session) Lock() {
 	s.wmu.Lock()
-	if e := s.ears.Load(); e != nil && s.wrote.Load() {
-		e.ownFirst()
+	if e := s.ears.Load(); e != nil && (s.wrote.Load() || e.behind()) {
+		e.earlierFirst()
 	}
 }
 
