@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -154,4 +155,31 @@ func shapesOf(t *testing.T, a *app) map[string]string {
 		t.Fatal(rows.Err())
 	}
 	return out
+}
+
+// TestCatalogOfWildcard: each database behind the entry "*" has a catalog of its
+// own, which is read when its first client comes.
+func TestCatalogOfWildcard(t *testing.T) {
+	cluster := appCluster(t)
+	for _, name := range []string{"wild_a", "wild_b"} {
+		if err := cluster.Exec(t.Context(), "CREATE DATABASE "+name+" OWNER app"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cluster.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
+	}
+	var servers strings.Builder
+	for _, n := range cluster.Nodes() {
+		fmt.Fprintf(&servers, "{ host = %q, port = %d }, ", n.Host, n.Port)
+	}
+	a := startApp(t, cluster, "catalog_interval = \"1h\"", "[databases.\"*\"]\nservers = ["+servers.String()+"]\n")
+	one := client{t, connectApp(t, a, appUser, "wild_a", true)}
+	two := client{t, connectApp(t, a, appUser, "wild_b", true)}
+	one.exec("CREATE TABLE same (i int)")
+	two.exec("CREATE UNLOGGED TABLE same (i int)")
+	one.goes("SELECT * FROM same", "replica")
+	if got := two.goes("SELECT * FROM same", "primary"); !strings.Contains(got, "unlogged") {
+		t.Errorf("%s", got)
+	}
+	two.exec("ALTER TABLE same SET LOGGED")
+	two.goes("SELECT * FROM same", "replica")
 }
