@@ -178,8 +178,6 @@ func (r *iniReader) parameter(l iniLine) {
 		}
 		proxy[k.to] = v
 		r.node(r.root.keys["proxy"], k.to, l)
-	case k.refuse && l.value != k.def && !slices.Contains(k.harmless, l.value):
-		r.fault(l, "", "%s", k.why)
 	case l.value != k.def && !slices.Contains(k.harmless, l.value):
 		r.warn(l, "", "%s", k.why)
 	}
@@ -306,9 +304,7 @@ func (src *source) setting(name, text string) (to string, v any, err error) {
 	switch {
 	case theirs >= 0 && (src.ini || own < 0):
 		k := &iniKeys[theirs]
-		if v, err = k.form.read(text); err == nil && k.refuse && text != k.def && !slices.Contains(k.harmless, text) {
-			err = errors.New(k.why)
-		}
+		v, err = k.form.read(text)
 		return k.to, v, err
 	case own >= 0 && proxyKeys[own].secret:
 		return "", nil, errors.New("a password is not set here")

@@ -17,10 +17,8 @@ type iniKey struct {
 	def  string // PgBouncer's default, as it would be written
 	to   string // the key of [proxy] that means the same; "" is none
 
-	// Of a key without one. A value other than def, and none of harmless, is
-	// refused if the proxy that runs without it would be another than was asked
-	// for; else there is a warning.
-	refuse   bool
+	// Of a key without one: what the warning says. For def and the values of
+	// harmless there is none.
 	why      string
 	harmless []string
 }
@@ -41,13 +39,7 @@ func idle(form iniForm, name, def, why string, harmless ...string) iniKey {
 	return iniKey{name: name, form: form, def: def, why: why, harmless: harmless}
 }
 
-// lacking is a key of what pgproxy does not have yet: it must not be as if it
-// had.
-func lacking(form iniForm, name, def, why string, harmless ...string) iniKey {
-	return iniKey{name: name, form: form, def: def, why: why, refuse: true, harmless: harmless}
-}
-
-// Why keys mean nothing here, or are refused.
+// Why keys mean nothing here.
 const (
 	whyDNS      = "no effect: names are looked up at each connect"
 	whyBuffers  = "no effect: buffers are borrowed as they are needed"
@@ -105,7 +97,7 @@ var iniKeys = []iniKey{
 	idle(iniText, "track_extra_parameters", "IntervalStyle", "no effect: every SET follows its client"),
 	idle(iniBool, "server_reset_query_always", "0", "no effect: what a transaction leaves behind is known, and undone where it must be"),
 	idle(iniBool, "server_fast_close", "0", "no effect: a connection that is to be replaced goes when its client is done with it"),
-	lacking(iniBool, "disable_pqexec", "0", "refusing simple queries is not supported"),
+	take(iniBool, "disable_pqexec", "0"),
 
 	// Logins.
 	take(iniWord("any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"), "auth_type", "md5"),

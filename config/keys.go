@@ -159,6 +159,7 @@ var proxyKeys = []key[Proxy]{
 	duration("cancel_wait_timeout", func(p *Proxy) *time.Duration { return &p.CancelWaitTimeout }, time.Millisecond, day),
 	duration("shutdown_timeout", func(p *Proxy) *time.Duration { return &p.ShutdownTimeout }, 0, day),
 	duration("suspend_timeout", func(p *Proxy) *time.Duration { return &p.SuspendTimeout }, 0, day),
+	boolean("disable_pqexec", func(p *Proxy) *bool { return &p.DisablePqexec }),
 	number("max_packet_size", func(p *Proxy) *int64 { return &p.MaxPacketSize }, 1<<10, 1<<31-1),
 	number("max_query_parse_size", func(p *Proxy) *int { return &p.MaxQueryParseSize }, 0, 64<<20),
 

@@ -108,6 +108,7 @@ type Proxy struct {
 	CancelWaitTimeout      time.Duration // a cancel request waits so long to reach its server
 	ShutdownTimeout        time.Duration // a drain is cut after this time
 	SuspendTimeout         time.Duration // what is not at rest so long after SUSPEND is cut
+	DisablePqexec          bool          // simple queries are refused
 	MaxPacketSize          int64         // bytes of one message
 	MaxQueryParseSize      int           // bytes; a longer statement is not parsed and goes to the primary
 

@@ -189,6 +189,9 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	}
 	switch h.Type {
 	case wire.Query:
+		if s.cfg.Proxy.DisablePqexec {
+			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "PQexec disallowed")
+		}
 		return s.query(a, q, h)
 	case wire.Parse:
 		return s.parse(a, q, h)

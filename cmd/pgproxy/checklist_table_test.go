@@ -171,6 +171,11 @@ var checklist = []behaviour{
 		c.Send(pgtest.Bind("", "s", "1"), pgtest.Execute("", 0), pgtest.Sync())
 		return []string{one, answer(c)}
 	}, want: "42; 2"},
+	{name: "disable_pqexec", more: "disable_pqexec = 1", run: func(b *bouncer) []string {
+		c := b.login("app", "app")
+		c.Send(pgtest.Extended("SELECT 5"))
+		return []string{answer(c), ask(c, "SELECT 1")}
+	}, want: "5; closed: PQexec disallowed"},
 	{name: "copy", run: func(b *bouncer) []string {
 		c := b.login("app", "app")
 		ask(c, "BEGIN")
