@@ -36,3 +36,10 @@ func (p *Pool) passwordLocked(s config.Secret) {
 func same(a, b config.Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(a.Reveal()), []byte(b.Reveal())) == 1
 }
+
+// Login returns what the pool's next connection logs in with, and what opens it.
+func (p *Pool) Login() (backend.Login, *backend.Dialer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.login, p.dialer
+}

@@ -303,6 +303,7 @@ func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
 
 // note remembers where a statement goes, for SHOW pgproxy.route and metrics.
 func (s *Session) note(plan *router.Plan, ch router.Choice, addr string) {
+	s.shadowing = ch.Reason == router.ReasonShadow
 	s.route = Route{Server: addr, Role: ch.Role, Reason: ch.Reason, Plan: plan}
 	s.srv.routes.add(s.database, ch.Role, ch.Reason)
 }

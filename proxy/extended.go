@@ -54,6 +54,9 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	if err := s.need(a, plan); err != nil {
 		return err
 	}
+	if s.shadowing && s.sampled() {
+		s.listenForBatch(q)
+	}
 	s.lease.Batch()
 	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
 	return nil

@@ -323,6 +323,9 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		p := a.out.Made()
 		*p = wire.AppendQuery(*p, text)
 	} else {
+		if s.shadowing && s.sampled() {
+			s.listenFor(q[wire.HeaderLen:h.Size()-1], nil)
+		}
 		a.out.Relay(q[:h.Size()])
 	}
 	return h.Size(), false, s.settleAll(a)

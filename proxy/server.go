@@ -94,6 +94,7 @@ type Server struct {
 	console atomic.Pointer[Console]
 	current atomic.Pointer[Settings]
 	routes  routes
+	shadow  shadow
 	ledger  ledger // stamps of the last acknowledged writes
 	asker   *asker
 

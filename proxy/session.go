@@ -65,6 +65,7 @@ type Session struct {
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
 	params        own          // pgproxy.*
+	shadowing     bool         // the lease was lent for a read that may be compared
 	block         block
 	rules         clientRules
 	sight         sight  // what its reads have shown
@@ -107,6 +108,7 @@ type Session struct {
 
 	// Atomic, for observers and the server connection.
 	origin     atomic.Pointer[origin] // never nil
+	tap        atomic.Pointer[tap]    // hears what the client is written
 	hasUndone  atomic.Bool
 	settings   atomic.Pointer[backend.Settings] // wanted now
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one

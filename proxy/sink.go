@@ -31,6 +31,9 @@ func (s *Session) Unlock() { s.wmu.Unlock() }
 
 // Reply writes to the client. Lock must be held.
 func (s *Session) Reply(p []byte) error {
+	if t := s.tap.Load(); t != nil {
+		t.feed(p)
+	}
 	if e := s.ears.Load(); e != nil {
 		return e.reply(p)
 	}

@@ -24,6 +24,7 @@ func (s *Server) sweep() {
 		case <-t.C:
 		}
 		s.asker.tidy(false)
+		s.shadow.tidy(false)
 		cfg := s.current.Load().Config
 		for _, ses := range s.list() {
 			if ses.welcomed.Load() {
@@ -124,6 +125,7 @@ func (s *Server) Close() error {
 	}
 	s.goes.Wait()
 	s.asker.close()
+	s.shadow.tidy(true)
 	return nil
 }
 

@@ -74,7 +74,7 @@ const (
 	chosePrimary     Reason = "primary: not proved a read"
 	choseSplitOff    Reason = "primary: read_write_split is off"
 	choseRefused     Reason = "primary: a standby has refused it"
-	choseShadow      Reason = "primary: read_write_split is shadow"
+	ReasonShadow     Reason = "primary: read_write_split is shadow"
 	choseNoHint      Reason = "primary: read_write_split is hinted, and there is no hint"
 	choseReplica     Reason = "replica: read"
 	choseAny         Reason = "any: read_write_split is any"
@@ -131,7 +131,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 	case p.Split == config.SplitOff:
 		return t.primary(choseSplitOff)
 	case p.Split == config.SplitShadow:
-		return t.primary(choseShadow)
+		return t.primary(ReasonShadow)
 	case p.Split == config.SplitHinted && r.Target == "":
 		return t.primary(choseNoHint)
 	}

@@ -137,7 +137,7 @@ func TestChoose(t *testing.T) {
 		{"alike, the first that is up", []string{"replica down", "replica late", "primary"}, first, plain(writePlan), 0, 1, choseAny},
 		{"a late group", []string{"primary", "replica group=slow late"}, limit, hintedPlan(readPlan, "slow"), 0, 0, choseGroupLag},
 		{"a group that is behind", []string{"primary", "replica group=slow covered=1ns"}, limit, hintedPlan(readPlan, "slow"), 7, 0, choseGroupBehind},
-		{"shadow", []string{"primary", "replica"}, with(func(p *Policy) { p.Split = config.SplitShadow }), hintedPlan(readPlan, "replica"), 0, 0, choseShadow},
+		{"shadow", []string{"primary", "replica"}, with(func(p *Policy) { p.Split = config.SplitShadow }), hintedPlan(readPlan, "replica"), 0, 0, ReasonShadow},
 		{"the less loaded", []string{"primary", "replica load=3ns", "replica load=2ns"}, limit, plain(readPlan), 0, 2, choseReplica},
 		{"the less loaded for its weight", []string{"primary", "replica load=4ns weight=3ns", "replica load=2ns"}, limit, plain(readPlan), 0, 1, choseReplica},
 	} {
