@@ -133,10 +133,11 @@ type Conn struct {
 	status    wire.TxStatus
 	holder    Sink
 	try       trial
-	sending   bool // the holder is in the middle of a message, or between Hold and the end of Send
-	relayTo   Sink // who gets the rest of a message that is half relayed
-	relaying  bool // replies that the queue has let go are being written to clients
-	batch     bool // extended-protocol messages without their Sync yet
+	writer    uint64 // the client whose nextval currval and lastval may tell of; 0: nobody's
+	sending   bool   // the holder is in the middle of a message, or between Hold and the end of Send
+	relayTo   Sink   // who gets the rest of a message that is half relayed
+	relaying  bool   // replies that the queue has let go are being written to clients
+	batch     bool   // extended-protocol messages without their Sync yet
 	pin       pin
 	ask       Ask       // what the server is to be asked before the connection is lent again
 	names     []string  // of settings to ask for
@@ -297,7 +298,8 @@ type Parcel struct {
 	Ends          bool   // something in it may end a transaction block
 	Dirty         bool   // something in it may leave in the session what nobody knows
 	Trial         Trial
-	Pin           Pin // why the connection must stay with the client from here on; nothing of PinState
+	Client        uint64 // number of the client that sends
+	Pin           Pin    // why the connection must stay with the client from here on; nothing of PinState
 	Binds, Parses int
 
 	// Ask is what the server must be asked when the connection comes free, and
@@ -342,6 +344,9 @@ func (c *Conn) Send(p *Parcel) error {
 	c.sending = true // until all is written: the next holder must not overtake it
 	c.wrote = c.wrote || p.Wrote
 	c.ends = c.ends || p.Ends
+	if p.Wrote {
+		c.writer = p.Client
+	}
 	c.dirty = c.dirty || p.Dirty
 	c.pin.why |= p.Pin
 	if p.Ask != 0 {

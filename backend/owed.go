@@ -85,6 +85,9 @@ type Owed struct {
 	// DEALLOCATE of Stmt.
 	Makes, Drops bool
 
+	// Client, for a DISCARD SEQUENCES of the proxy's, is whom it is for.
+	Client uint64
+
 	// Told, for a Describe, takes what the answer says of the rows: see rowType.
 	Told *atomic.Uint64
 

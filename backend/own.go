@@ -7,8 +7,8 @@ import "pgproxy/wire"
 // the server under that name. They stay there, and so do those of other clients,
 // as long as no other statement of this name is wanted.
 
-// portal is the name of the portal in which the proxy runs a PREPARE.
-const portal = "pgproxy_prepare"
+// portal is the name of the portal in which the proxy runs a statement of its own.
+const portal = "pgproxy_own"
 
 // PrepareOwn makes sure that the server has s, which is Own, and no other of its
 // name. If anything must be sent for that it is appended, swallowed; batch says
@@ -46,15 +46,37 @@ func (c *Conn) prepareOwnLocked(s *Statement, sink Sink, own bool, owed []Owed, 
 	if !s.SQL {
 		return append(owed, Owed{Kind: Parse, Do: Swallow, Own: own, Sink: sink, Stmt: s}), wire.AppendParse(dst, s.Name, s.Query, s.OIDs)
 	}
+	return c.statementLocked(s.Query, Owed{Do: Swallow, Own: own, Sink: sink, Stmt: s, Makes: true}, owed, dst)
+}
+
+// statementLocked appends an SQL statement in the extended protocol. o is what is
+// owed for it.
+func (c *Conn) statementLocked(sql []byte, o Owed, owed []Owed, dst []byte) ([]Owed, []byte) {
 	c.unnamed.Store(otherUnnamed)
-	dst = wire.AppendParse(dst, "", s.Query, nil)
+	dst = wire.AppendParse(dst, "", sql, nil)
 	dst = wire.AppendBindHead(dst, []byte(portal), "", 6)
 	dst = append(dst, 0, 0, 0, 0, 0, 0)
 	dst = wire.AppendExecutePortal(dst, portal)
 	dst = wire.AppendTarget(dst, wire.Close, 'P', portal)
-	return append(owed,
-		Owed{Kind: Parse, Do: Swallow, Own: own, Sink: sink}, Owed{Kind: Bind, Do: Swallow, Own: own, Sink: sink, Stmt: s, Makes: true},
-		Owed{Kind: Execute, Do: Swallow, Own: own, Sink: sink, Stmt: s, Makes: true}, Owed{Kind: Close, Do: Swallow, Own: own, Sink: sink}), dst
+	plain, bind, execute := Owed{Do: o.Do, Own: o.Own, Sink: o.Sink}, o, o
+	bind.Kind, execute.Kind = Bind, Execute
+	parse, end := plain, plain
+	parse.Kind, end.Kind = Parse, Close
+	return append(owed, parse, bind, execute, end), dst
+}
+
+// OwnSequences makes currval and lastval tell a client of its own nextval or of
+// none: if another client may have called it since on this connection, what the
+// session remembers of sequences is discarded. See PrepareOwn.
+func (c *Conn) OwnSequences(client uint64, sink Sink, batch bool, owed []Owed, dst []byte) ([]Owed, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writer == client || c.writer == 0 || c.status == wire.TxFailed {
+		return owed, dst
+	}
+	n := len(owed)
+	owed, dst = c.statementLocked([]byte("DISCARD SEQUENCES"), Owed{Do: Swallow, Own: !batch, Sink: sink, Client: client}, owed, dst)
+	return syncOwn(sink, batch, n, owed, dst)
 }
 
 // closeLocked appends the Close of a statement that the server has.

@@ -428,6 +428,7 @@ var (
 	tagDeallocateAll = []byte("DEALLOCATE ALL\x00")
 	tagDeallocate    = []byte("DEALLOCATE\x00")
 	tagPrepare       = []byte("PREPARE\x00")
+	tagSequences     = []byte("DISCARD SEQUENCES\x00")
 )
 
 // complete looks for the commands that change what the connection holds.
@@ -436,6 +437,11 @@ func (c *Conn) complete(body []byte) {
 		return
 	}
 	switch {
+	case bytes.Equal(body, tagSequences):
+		if o := c.q.front(); o.Client != 0 {
+			c.writer = o.Client
+		}
+		return
 	case bytes.Equal(body, tagPrepare):
 		if o := c.q.front(); o.Makes {
 			c.prep.settle(o.Stmt, true)

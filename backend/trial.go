@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"errors"
 
 	"pgproxy/wire"
 )
@@ -206,9 +207,7 @@ func (c *Conn) diedLocked() *Failure {
 	}
 	t.on = false
 	f := &Failure{Cause: CauseDied, Sent: t.sent, Answered: t.answered}
-	if e, ok := c.last.(*wire.Error); ok {
-		f.Error = e
-	}
+	_ = errors.As(c.last, &f.Error)
 	t.sent = nil
 	return f
 }

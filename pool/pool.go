@@ -46,8 +46,9 @@ type Limits struct {
 // Waiter is a client's place in a queue. It belongs to one client's goroutine,
 // which uses it for one Acquire at a time. Its zero value is ready.
 type Waiter struct {
-	Primary bool // the server must not be in recovery
-	Patient bool // waits until the server accepts logins, if it refuses them in its own words
+	Primary bool          // the server must not be in recovery
+	Patient bool          // waits until the server accepts logins, if it refuses them in its own words
+	Prefer  *backend.Conn // this one, if it is idle
 
 	ch         chan result
 	pool       atomic.Pointer[Pool] // whose queue it stands in
@@ -193,6 +194,11 @@ func (p *Pool) next(w *Waiter, now int64) (c *backend.Conn, at int64, err error)
 		i := n - 1
 		if p.limits.RoundRobin {
 			i = 0
+		}
+		if w.Prefer != nil {
+			if k := slices.Index(p.idle, w.Prefer); k >= 0 {
+				i = k
+			}
 		}
 		c = p.idle[i]
 		p.idle = slices.Delete(p.idle, i, i+1)

@@ -214,6 +214,10 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		}
 		s.waiter.Patient = s.welcomed.Load()
 		s.waiter.Primary = ch.Role == router.RolePrimary && s.db.ReadWriteSplit != config.SplitAny
+		s.waiter.Prefer = nil
+		if plan.Effects.Any(router.EffectSequences) {
+			s.waiter.Prefer = s.wroteOn
+		}
 		c, err := p.Acquire(&s.waiter, s, now)
 		now = 0
 		if errors.Is(err, pool.ErrStandby) && s.fixedPrimary(p.Key.Server) {

@@ -261,3 +261,15 @@ func (s *Session) follow(c *backend.Conn, v router.Var, read *backend.Settings) 
 	s.settings.Store(want)
 	c.SetApplied(have)
 }
+
+// sequences makes the lease fit for a statement that asks for what nextval has left
+// in the session.
+func (s *Session) sequences(a *assembly, plan *router.Plan, batch bool) {
+	if !plan.Effects.Any(router.EffectSequences) {
+		return
+	}
+	n := len(a.owed)
+	p := a.out.Made()
+	a.owed, *p = s.lease.OwnSequences(s.id, s, batch, a.owed, *p)
+	s.forged = s.forged && len(a.owed) == n
+}

@@ -422,6 +422,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		if e := s.pin(a, pinsOf(run, params), s.statementText(name)); e != nil {
 			return s.refuse(a, e, h)
 		}
+		s.sequences(a, run, true)
 		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q), params)
 		s.signal |= signalOf(run)
 	}

@@ -151,8 +151,12 @@ func (s *Session) flush(a *assembly) error {
 	if !a.holding {
 		return nil
 	}
+	if a.wrote {
+		s.wroteOn = s.lease
+	}
 	p := backend.Parcel{
-		Owed: a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Ends: a.ends, Pin: a.pin,
+		Client: s.id,
+		Owed:   a.owed, Bytes: a.out.Bytes(), More: s.rest > 0 && !s.drop, Open: s.open, Wrote: a.wrote, Ends: a.ends, Pin: a.pin,
 		Dirty: a.dirty, Trial: a.trial, Binds: a.binds, Parses: a.parses, Ask: a.ask, Names: a.names,
 	}
 	if a.statement != nil {
@@ -309,6 +313,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if e := s.pin(a, pinsOf(plan, nil), q[wire.HeaderLen:min(len(q), h.Size())]); e != nil {
 		return s.refuse(a, e, h)
 	}
+	s.sequences(a, plan, s.open)
 	s.effects(a, plan, !s.open, nil)
 	o.Signal = signalOf(plan)
 	a.owed = append(a.owed, o)

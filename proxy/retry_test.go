@@ -30,9 +30,6 @@ func setup(t *testing.T, c *pgtest.Cluster, sql string) {
 	}
 }
 
-// onStandby is asked to tell whether reads go to a standby.
-const onStandby = "SELECT setting FROM pg_show_all_settings() WHERE name = 'in_hot_standby'"
-
 // TestHealing: what a standby refuses is answered by the primary, and goes there
 // from then on; the client notices nothing.
 func TestHealing(t *testing.T) {

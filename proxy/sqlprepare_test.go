@@ -259,3 +259,59 @@ func TestPreparedBounds(t *testing.T) {
 	fill(b)
 	fill(a)
 }
+
+// TestSequences: currval and lastval tell a client of its own nextval, or of none.
+func TestSequences(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, `DROP SEQUENCE IF EXISTS told_a, told_b; CREATE SEQUENCE told_a; CREATE SEQUENCE told_b START 100;
+		GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO public`)
+	for how, ask := range map[string]func(r *pgtest.RawClient, sql string) string{
+		"simple": func(r *pgtest.RawClient, sql string) string { return strings.TrimPrefix(r.Query(sql), "T ") },
+		"extended": func(r *pgtest.RawClient, sql string) string {
+			r.Send(pgtest.Extended(sql))
+			return strings.TrimPrefix(strings.TrimPrefix(pgtest.Trace(r.ReadUntilReady()), "1 2 "), "T ")
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			setup(t, c, "ALTER SEQUENCE told_a RESTART; ALTER SEQUENCE told_b RESTART")
+			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+			a, b := h.Client(t), h.Client(t)
+			check := func(r *pgtest.RawClient, sql, want string) {
+				t.Helper()
+				if got := ask(r, sql); got != want && got != "T "+want {
+					t.Errorf("%s: got %s, want %s", sql, got, want)
+				}
+			}
+			one := func(v string) string { return "D(" + v + ") C(SELECT 1) Z(I)" }
+			check(a, "SELECT nextval('told_a')", one("1"))
+			check(a, "SELECT lastval()", one("1"))
+			if got := ask(b, "SELECT lastval()"); !strings.HasSuffix(got, "E(55000) Z(I)") {
+				t.Errorf("another client: %s", got)
+			}
+			if got := ask(b, "SELECT currval('told_a')"); !strings.HasSuffix(got, "E(55000) Z(I)") {
+				t.Errorf("another client: %s", got)
+			}
+			check(b, "SELECT nextval('told_b')", one("100"))
+			check(b, "SELECT lastval()", one("100"))
+			if got := ask(a, "SELECT currval('told_b')"); !strings.HasSuffix(got, "E(55000) Z(I)") {
+				t.Errorf("the first one asks for the other's: %s", got)
+			}
+			a.Query("BEGIN")
+			ask(a, "SELECT nextval('told_a')")
+			if got := ask(a, "SELECT lastval()"); got != "D(2) C(SELECT 1) Z(T)" {
+				t.Errorf("in a transaction: %s", got)
+			}
+			a.Query("COMMIT")
+			check(a, "SELECT currval('told_a')", one("2"))
+		})
+	}
+	// With several server connections a client goes back to its own.
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2"})
+	a, b := h.Client(t), h.Client(t)
+	b.Query("BEGIN")
+	same(t, a, "SELECT nextval('told_a') > 0", oneRow("t"))
+	b.Query("SELECT nextval('told_b')")
+	b.Query("COMMIT") // on top of the idle ones
+	same(t, a, "SELECT lastval() < 50", oneRow("t"))
+	same(t, b, "SELECT lastval() > 50", oneRow("t"))
+}

@@ -50,9 +50,10 @@ func analyse(text []byte) *Plan {
 	case 1:
 		p := planOf(tree.GetStmts()[0].GetStmt())
 		if showsPrepared(text) {
-			if p.Use == PreparedNone {
+			switch p.Use {
+			case PreparedNone:
 				p.Use = PreparedAll
-			} else if p.Use == PreparedMake {
+			case PreparedMake:
 				p.Inner.Use = PreparedAll
 			}
 		}
@@ -256,7 +257,7 @@ func (f *findings) function(n *pg.FuncCall) {
 		}
 		f.refuse("answer differs by server: "+clean(name), effects)
 	case functionSession:
-		f.refuse("session state: "+clean(name), 0)
+		f.refuse("session state: "+clean(name), sequenceEffect(name))
 	case functionSequence:
 		f.refuse("write: "+clean(name), EffectWrite)
 	case functionSetConfig:

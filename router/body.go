@@ -169,6 +169,7 @@ func (s *bodyScan) mark(c byte) {
 func (s *bodyScan) call(w string) {
 	switch functionKinds[w] {
 	case functionServer, functionSession:
+		s.body.Effects |= sequenceEffect(w)
 		if s.body.Differs == "" {
 			s.body.Differs = w
 		}

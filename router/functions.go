@@ -139,6 +139,14 @@ var pureFunctions = wordSet(`
 // rowMakers make a row of a type that they are given: as harmless as that.
 var rowMakers = wordSet(`json_populate_record json_populate_recordset jsonb_populate_record jsonb_populate_recordset`)
 
+// sequenceEffect is what a call of a functionSession does.
+func sequenceEffect(name string) Effect {
+	if name == "currval" || name == "lastval" {
+		return EffectSequences
+	}
+	return 0
+}
+
 // The other functions that the analysis knows by name, in any schema. A
 // function on none of these lists may do anything to the database.
 type functionKind uint8

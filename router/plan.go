@@ -88,13 +88,16 @@ const (
 	// EffectGiveBack may take away what EffectListen, EffectTemp,
 	// EffectAdvisoryLock, EffectHoldCursor or EffectPrepare have left.
 	EffectGiveBack
+	// EffectSequences asks for what nextval has left in the session: currval,
+	// lastval.
+	EffectSequences
 )
 
 var effectNames = [...]string{
 	"begin", "begin_read_only", "end", "set", "prepare", "deallocate",
 	"deallocate_all", "discard_all", "listen", "temp", "advisory_lock",
 	"hold_cursor", "copy", "ddl", "write", "other", "cancel",
-	"terminate", "channels", "multi", "give_back",
+	"terminate", "channels", "multi", "give_back", "sequences",
 }
 
 // Has reports whether every bit of want is set.
