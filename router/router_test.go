@@ -130,7 +130,7 @@ func TestEffectsAreNamed(t *testing.T) {
 			t.Errorf("bit %d is %q", i, got)
 		}
 	}
-	if EffectGiveBack != 1<<(len(effectNames)-1) {
+	if EffectSequences != 1<<(len(effectNames)-1) {
 		t.Error("bits and names do not match")
 	}
 	if e := EffectSet | EffectTemp; e.Has(EffectSet|EffectWrite) || !e.Any(EffectSet|EffectWrite) || e.String() != "set|temp" {
