@@ -23,13 +23,15 @@ const PgBouncer = "1.25.2"
 // Health tells how servers are. Package monitor has the real one.
 type Health interface{ Status() []monitor.Status }
 
-// Options for a Console. All must be given but Health and Failover.
+// Options for a Console. All must be given but Health, Failover and
+// Hosts.
 type Options struct {
 	Log      *slog.Logger
 	Server   *proxy.Server
 	Pools    *pool.Set
 	Health   Health
 	Failover Failover
+	Hosts    func() []Host                 // names in DNS that were looked up
 	Version  string                        // of pgproxy
 	Reload   func() error                  // read the configuration again
 	Set      func(key, value string) error // change a key until the next Reload

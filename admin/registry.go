@@ -66,7 +66,7 @@ func init() {
 		&entry{name: "USERS", readOnly: true, cols: userColumns, rows: showUsers},
 		&entry{name: "STATE", readOnly: true, cols: columns("ss", "key", "value"), rows: showState},
 		&entry{name: "MEM", readOnly: true, cols: columns("siiii", "name", "size", "used", "free", "memtotal"), rows: nothing},
-		&entry{name: "DNS_HOSTS", readOnly: true, cols: columns("sqs", "hostname", "ttl", "addrs"), rows: nothing},
+		&entry{name: "DNS_HOSTS", readOnly: true, cols: columns("sqs", "hostname", "ttl", "addrs"), rows: showDNSHosts},
 		&entry{name: "DNS_ZONES", readOnly: true, cols: columns("sqi", "zonename", "serial", "count"), rows: nothing},
 		&entry{name: "PEERS", readOnly: true, cols: columns("isii", "peer_id", "host", "port", "pool_size"), rows: showPeers},
 		&entry{name: "PEER_POOLS", readOnly: true, cols: columns("iiiii", "peer_id", "cl_active_cancel_req",

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"pgproxy/config"
@@ -161,4 +162,23 @@ func showEvents(c *call) []row {
 func toServer(to string) bool {
 	s := config.ServerAt(to)
 	return s.Host != "" && s.Port != 0 && s.Addr() == to
+}
+
+// Host is one name in DNS: for how long its addresses are still good, and what they
+// are.
+type Host struct {
+	Name  string
+	Left  time.Duration
+	Addrs []string
+}
+
+func showDNSHosts(c *call) []row {
+	if c.console.opt.Hosts == nil {
+		return nil
+	}
+	var out []row
+	for _, h := range c.console.opt.Hosts() {
+		out = append(out, row{h.Name, int64(max(h.Left, 0) / time.Second), strings.Join(h.Addrs, ",")})
+	}
+	return out
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +48,9 @@ type Dialer struct {
 	// Unix socket. Keepalive and UserTimeout are for the latter.
 	Connect func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS     *config.TLS // nil: none
+
+	Resolver  *Resolver     // of host names; nil: as the system does, at each dial
+	DNSMaxTTL time.Duration // for how long what it finds is good
 
 	mu  sync.Mutex
 	tls map[string]*tls.Config // by host, guarded by mu
@@ -111,6 +115,13 @@ func (d *Dialer) open(ctx context.Context, s config.Server) (net.Conn, error) {
 			})
 			return errors.Join(err, serr)
 		}
+	}
+	addrs, err := d.Addrs(ctx, s.Network(), s.Host)
+	switch {
+	case err != nil:
+		return nil, err
+	case addrs != nil:
+		return dialHost(ctx, &nd, addrs, strconv.Itoa(s.Port))
 	}
 	return nd.DialContext(ctx, s.Network(), s.Addr())
 }

@@ -3,6 +3,7 @@ package monitor
 import (
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,7 @@ func (e *entry) report(s *server, r result) {
 	e.mu.Lock()
 	now := time.Now()
 	wasUp := s.state.up
+	e.successorLocked(s, r.answer)
 	s.state.take(r, now)
 	switch {
 	case wasUp && !s.state.up:
@@ -122,6 +124,28 @@ func (e *entry) report(s *server, r result) {
 	}
 	e.publishLocked()
 	e.unlock()
+}
+
+// moved is told that a server's name has other addresses.
+func (e *entry) moved(s *server, was, now []string) {
+	e.mu.Lock()
+	defer e.unlock()
+	e.noteLocked(s, "addresses", strings.Join(now, ", ")+", before it was "+strings.Join(was, ", "), func() {
+		e.log.Info("the server's name has other addresses", "server", s.addr, "was", was, "now", now)
+	})
+	if e.gate != nil {
+		e.gate.Stay(e.name, s.addr, now, false)
+	}
+}
+
+// successorLocked cuts what is connected to the old primary behind a name that
+// leads to another server on a newer timeline.
+func (e *entry) successorLocked(s *server, a *answer) {
+	old := s.state.newest
+	if a == nil || old == nil || e.gate == nil || a.recovery || old.remote == a.remote || a.id.timeline <= old.id.timeline {
+		return
+	}
+	e.gate.Stay(e.name, s.addr, []string{a.remote}, true)
 }
 
 // take notes what a check found, but for what depends on other servers.

@@ -73,6 +73,7 @@ type answer struct {
 	receiving     bool     // a replica's walreceiver is there
 	delay         time.Duration
 
+	remote  string // network address of the server
 	started int64  // when the server process began, in microseconds of Unix time; 0 is not known
 	name    string // what its primary calls it, or "" if that is not known
 	syncs   string // of a primary: sync_state of its standbys
@@ -138,6 +139,15 @@ func dialLine(ctx context.Context, d *backend.Dialer, login backend.Login, deadl
 	return l, nil
 }
 
+// remote is the address of the server, without the port.
+func (l *line) remote() string {
+	host, _, err := net.SplitHostPort(l.conn.RemoteAddr().String())
+	if err != nil {
+		return l.conn.RemoteAddr().String()
+	}
+	return host
+}
+
 // ask asks for role and positions, and who the server is if that was not asked
 // since.
 func (l *line) ask(deadline time.Time, since time.Time) (*answer, error) {
@@ -152,7 +162,7 @@ func (l *line) ask(deadline time.Time, since time.Time) (*answer, error) {
 			return nil, err
 		}
 	}
-	a := &answer{stamp: router.Nanotime(), started: l.started, name: l.name, syncs: l.syncs}
+	a := &answer{stamp: router.Nanotime(), remote: l.remote(), started: l.started, name: l.name, syncs: l.syncs}
 	if !l.bare {
 		row, err := l.query(askPositions, 9)
 		switch {

@@ -35,6 +35,9 @@ type Gate interface {
 	Fence(database, addr string) // the server must not be used: cut everything
 	Admit(database, addr string) // it may be used
 	Leave(database, addr string) // it is down, or has left
+	// Stay is told which network addresses the server's name has: connections to
+	// others are closed when they come free or, with cut, at once.
+	Stay(database, addr string, hosts []string, cut bool)
 }
 
 // Monitor watches the servers of all databases.

@@ -18,6 +18,10 @@ func (g *gate) Fence(_, addr string) { g.calls = append(g.calls, "fence "+addr) 
 func (g *gate) Admit(_, addr string) { g.calls = append(g.calls, "admit "+addr) }
 func (g *gate) Leave(_, addr string) { g.calls = append(g.calls, "leave "+addr) }
 
+func (g *gate) Stay(_, addr string, hosts []string, cut bool) {
+	g.calls = append(g.calls, fmt.Sprint("stay ", addr, hosts, cut))
+}
+
 func (b *table) system(i int, system string, recovery bool) {
 	b.answer(i, answer{recovery: recovery, positioned: true, id: identity{system, 1}, insert: 100, flush: 100, replay: 100})
 }

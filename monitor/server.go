@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,6 +82,7 @@ type server struct {
 	line     *line
 	began    time.Time // of the last check
 	failures int       // failing checks in a row
+	addrs    []string  // what its name stands for, sorted; nil: not looked up
 
 	// Guarded by wakeMu.
 	wakeMu  sync.Mutex
@@ -166,6 +168,7 @@ func (s *server) check(ctx context.Context, set *settings) result {
 		return s.connect(ctx, set, deadline)
 	}
 	since := s.began.Add(-set.interval)
+	s.follow(ctx, set)
 	if s.line != nil {
 		a, err := s.line.ask(deadline, since)
 		if !broken(err) {
@@ -182,6 +185,25 @@ func (s *server) check(ctx context.Context, set *settings) result {
 	}
 	s.line = l
 	return s.judge(l.ask(deadline, since))
+}
+
+// follow looks whether the server's name has other addresses by now.
+func (s *server) follow(ctx context.Context, set *settings) {
+	addrs, err := set.dialer.Addrs(ctx, set.login.Server.Network(), set.login.Server.Host)
+	if err != nil || len(addrs) == 0 || slices.Equal(addrs, s.addrs) {
+		return
+	}
+	addrs = slices.Sorted(slices.Values(addrs)) // resolvers turn them round
+	if slices.Equal(addrs, s.addrs) {
+		return
+	}
+	if s.addrs != nil {
+		s.entry.moved(s, s.addrs, addrs)
+	}
+	s.addrs = addrs
+	if s.line != nil && !slices.Contains(addrs, s.line.remote()) {
+		s.lost()
+	}
 }
 
 func (s *server) judge(a *answer, err error) result {

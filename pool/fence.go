@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"pgproxy/backend"
@@ -94,6 +95,32 @@ func (s *Set) Leave(entry, server string) {
 		p.moveLocked()
 		p.renewLocked()
 		p.mu.Unlock()
+	}
+}
+
+// Stay is told which addresses a server's name has. Connections to others are closed
+// when they come free or, with cut, at once.
+func (s *Set) Stay(entry, server string, addrs []string, cut bool) {
+	for _, p := range s.at(entry, server) {
+		p.mu.Lock()
+		var gone []*backend.Conn
+		for c, m := range p.all {
+			switch {
+			case m.state == stateClosing || slices.Contains(addrs, c.RemoteHost()):
+			case m.state == stateIdle:
+				p.idle = slices.DeleteFunc(p.idle, func(i *backend.Conn) bool { return i == c })
+				p.closeLocked(c, m)
+			case cut:
+				gone = append(gone, c)
+			default:
+				m.retire = true
+			}
+		}
+		p.mu.Unlock()
+		for _, c := range gone {
+			c.Sever(backend.ErrFenced)
+			p.Discard(c, backend.ErrFenced)
+		}
 	}
 }
 

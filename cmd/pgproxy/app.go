@@ -37,6 +37,8 @@ type app struct {
 	metrics *metrics.Metrics
 	stop    chan string // the console's SHUTDOWN, with its mode
 
+	resolver backend.Resolver
+
 	reloading sync.Mutex // one reload at a time
 
 	// Guarded by mu.
@@ -46,14 +48,16 @@ type app struct {
 
 // appOptions are what a process has besides its configuration.
 type appOptions struct {
-	logs      *logs          // to be set up as the configuration says
-	listeners []net.Listener // of the service manager
+	logs      *logs                                                    // to be set up as the configuration says
+	listeners []net.Listener                                           // of the service manager
+	lookup    func(ctx context.Context, host string) ([]string, error) // of names; nil: as the system does
 }
 
 // newApp builds a proxy and opens its listeners. On error nothing is left
 // running. It does not wait for servers: clients do, when they need one.
 func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) {
 	a := &app{log: log, logs: opt.logs, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1)}
+	a.resolver.Lookup = opt.lookup
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
@@ -70,15 +74,15 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
 	}
 	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
-	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: newDialer})
-	a.monitor = monitor.New(cfg, monitor.Options{Log: log, Dial: newDialer, Load: a.load, Gate: a.pools})
+	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: a.dialer})
+	a.monitor = monitor.New(cfg, monitor.Options{Log: log, Dial: a.dialer, Load: a.load, Gate: a.pools})
 	a.metrics = metrics.New(metrics.Options{Pools: a.pools, Monitor: a.monitor, Version: fullVersion()})
 	a.server = proxy.New(st, proxy.Options{
 		Log: log, Pools: a.pools, Router: a.router, Topologies: a.monitor, Trace: a.metrics.Trace(),
 	})
 	a.metrics.Observe(a.server)
 	a.console = admin.New(admin.Options{
-		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Failover: a.monitor, Version: fullVersion(),
+		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Failover: a.monitor, Hosts: a.hosts, Version: fullVersion(),
 		Reload: func() error { return a.reload(a.config().Path) },
 		Set:    a.set,
 		Shutdown: func(mode string) {
@@ -139,6 +143,22 @@ func (a *app) suspect(database, addr string) {
 	if db, ok := a.server.Settings().Config.Database(database); ok {
 		a.monitor.Suspect(db.Name, addr)
 	}
+}
+
+// dialer is newDialer with the names that are known.
+func (a *app) dialer(cfg *config.Config, db *config.Database) *backend.Dialer {
+	d := newDialer(cfg, db)
+	d.Resolver, d.DNSMaxTTL = &a.resolver, cfg.Proxy.DNSMaxTTL
+	return d
+}
+
+// hosts lists the names that are known, for the console.
+func (a *app) hosts() []admin.Host {
+	var out []admin.Host
+	for _, h := range a.resolver.Hosts() {
+		out = append(out, admin.Host(h))
+	}
+	return out
 }
 
 // newDialer makes what opens server connections for a database.

@@ -82,29 +82,7 @@ const fastChecks = "server_check_interval = \"200ms\"\nlsn_interval = \"100ms\"\
 
 func newLedger(t *testing.T, opt ledgerOptions) *ledger {
 	t.Helper()
-	c := pgtest.Start(t, pgtest.Options{Replicas: 2, Settings: map[string]string{
-		"synchronous_standby_names": "ANY 1 (primary, replica1, replica2)",
-	}})
-	for _, role := range []string{appUser, adminUser, "monitor"} {
-		if err := c.CreateRole(t.Context(), role, role+" secret", ""); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, sql := range []string{"GRANT pg_monitor TO monitor", "CREATE DATABASE app OWNER app"} {
-		if err := c.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Primary.Exec(t.Context(), "app", fmt.Sprintf(`SET ROLE app;
-CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
-CREATE TABLE transfers (id bigint NOT NULL, source int, target int, amount int);
-CREATE INDEX ON transfers (id);
-INSERT INTO accounts SELECT i, %d FROM generate_series(1, %d) i`, deposit, accounts)); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.WaitCaughtUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c := ledgerCluster(t, 2)
 	l := &ledger{t: t, c: c, outcomes: make(map[int64]outcome)}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	var servers []string
@@ -130,9 +108,46 @@ INSERT INTO accounts SELECT i, %d FROM generate_series(1, %d) i`, deposit, accou
 	return l
 }
 
+// ledgerCluster starts servers with the ledger's tables and the roles of the tests.
+// With two replicas each commit waits for one of them.
+func ledgerCluster(t *testing.T, replicas int) *pgtest.Cluster {
+	t.Helper()
+	opt := pgtest.Options{Replicas: replicas}
+	if replicas > 1 {
+		opt.Settings = map[string]string{"synchronous_standby_names": "ANY 1 (primary, replica1, replica2)"}
+	}
+	c := pgtest.Start(t, opt)
+	for _, role := range []string{appUser, adminUser, "monitor"} {
+		if err := c.CreateRole(t.Context(), role, role+" secret", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, sql := range []string{"GRANT pg_monitor TO monitor", "CREATE DATABASE app OWNER app"} {
+		if err := c.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Primary.Exec(t.Context(), "app", fmt.Sprintf(`SET ROLE app;
+CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
+CREATE TABLE transfers (id bigint NOT NULL, source int, target int, amount int);
+CREATE INDEX ON transfers (id);
+INSERT INTO accounts SELECT i, %d FROM generate_series(1, %d) i`, deposit, accounts)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitCaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // startProxy runs a proxy for database app on these servers, HOST:PORT, until the
 // test ends.
 func startProxy(t *testing.T, servers []string, proxy, database string) *app {
+	t.Helper()
+	return startProxyWith(t, servers, proxy, database, appOptions{})
+}
+
+func startProxyWith(t *testing.T, servers []string, proxy, database string, opt appOptions) *app {
 	t.Helper()
 	dir := t.TempDir()
 	var list, lines strings.Builder
@@ -157,7 +172,7 @@ func startProxy(t *testing.T, servers []string, proxy, database string) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newApp(cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), appOptions{})
+	a, err := newApp(cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
