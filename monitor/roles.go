@@ -111,6 +111,7 @@ const (
 	oddForeign  = "the server belongs to another cluster, it is not used"
 	oddClusters = "the servers belong to more than one cluster and nothing says which one is meant (system_identifier), they are not used"
 	oddPatroni  = "Patroni calls another server the leader, the server is not used"
+	oddNotYet   = "the server is on a newer timeline, but Patroni does not call it the leader yet"
 	oddLeader   = "Patroni knows no leader, the server takes no writes"
 	oddSame     = "the server is one that is known under another address, it is not used"
 	oddOld      = "the replica is not known to be on the primary's timeline"
@@ -153,6 +154,11 @@ func (e *entry) primaryLocked(s *server) (role router.Role, odd string) {
 		return router.RoleUnknown, oddFenced
 	case e.patroni.knows() && e.patroni.leader == "":
 		return router.RoleUnknown, oddLeader
+	case e.patroni.knows() && e.patroni.leader != s.addr && e.overtakesLocked(s):
+		if p := e.poller.Load(); p != nil {
+			p.kick()
+		}
+		return router.RoleUnknown, oddNotYet
 	case e.patroni.knows() && e.patroni.leader != s.addr:
 		return router.RoleUnknown, oddPatroni
 	}
@@ -165,6 +171,17 @@ func (e *entry) primaryLocked(s *server) (role router.Role, odd string) {
 		}
 	}
 	return st.says, ""
+}
+
+// overtakesLocked reports whether a primary is on a newer timeline than the one that
+// Patroni calls the leader: it has just been promoted.
+func (e *entry) overtakesLocked(s *server) bool {
+	for _, o := range e.servers {
+		if o.addr == e.patroni.leader {
+			return s.state.id.timeline > o.state.id.timeline && o.state.id.timeline != 0
+		}
+	}
+	return false
 }
 
 // contestLocked looks for several servers that say they are the primary where

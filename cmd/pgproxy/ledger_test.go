@@ -74,6 +74,7 @@ type ledgerOptions struct {
 	Writers, Readers int
 	Relayed          bool   // the proxy reaches the servers over relays
 	Proxy, Database  string // further configuration
+	Patroni          func(*ledger) string // returns the URL of a Patroni: the servers come from there
 }
 
 // fastChecks make a test's proxy notice things soon.
@@ -97,7 +98,11 @@ func newLedger(t *testing.T, opt ledgerOptions) *ledger {
 		}
 		servers = append(servers, addr)
 	}
-	l.app = startProxy(t, servers, fastChecks+opt.Proxy, opt.Database)
+	database := opt.Database
+	if opt.Patroni != nil {
+		servers, database = nil, database+fmt.Sprintf("patroni = [%q]\n", opt.Patroni(l))
+	}
+	l.app = startProxy(t, servers, fastChecks+opt.Proxy, database)
 	for i := range opt.Writers {
 		l.goes.Go(func() { l.write(i) })
 	}
