@@ -72,8 +72,8 @@ type ledger struct {
 // ledgerOptions say how a ledger is set up.
 type ledgerOptions struct {
 	Writers, Readers int
-	Relayed          bool   // the proxy reaches the servers over relays
-	Proxy, Database  string // further configuration
+	Relayed          bool                 // the proxy reaches the servers over relays
+	Proxy, Database  string               // further configuration
 	Patroni          func(*ledger) string // returns the URL of a Patroni: the servers come from there
 }
 

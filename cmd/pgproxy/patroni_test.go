@@ -157,7 +157,9 @@ func TestLedgerPatroni(t *testing.T) {
 		other = l.c.Nodes()[2]
 	}
 	all := p.members
-	p.set(func() { p.members = slices.DeleteFunc(slices.Clone(all), func(n *pgtest.Node) bool { return n == other }) })
+	p.set(func() {
+		p.members = slices.DeleteFunc(slices.Clone(all), func(n *pgtest.Node) bool { return n == other })
+	})
 	servers := func() int { return len(l.app.monitor.Topology("app").Servers) }
 	eventually(t, 20*time.Second, "the member to leave", func() bool { return servers() == 2 })
 	p.set(func() { p.members = all })
