@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"pgproxy/config"
+	"pgproxy/wire"
 )
 
 // ErrFailed is wrapped by every refusal of a login. Clients must be told this and
@@ -51,6 +52,7 @@ type Authenticator struct {
 	admins   []string
 	stats    []string
 	usual    usual
+	hba      *HBA // of method AuthHBA
 	*process
 }
 
@@ -114,13 +116,13 @@ func (p *process) authenticator(t config.AuthType, u *Userlist, admins, stats []
 func (a *Authenticator) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("authenticator")) }
 
 // Authenticate leads a client through its login, without the closing
-// AuthenticationOk. The database has no part in it.
+// AuthenticationOk. The database has a part in it only with auth_type hba.
 //
 // A login that is refused gives an error that wraps ErrFailed, a message that is
 // no password message a *wire.Error, and errors of c come back as they are. The
 // end of ctx ends the wait for a processor, not one for the client: that is up to
 // c.
-func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string) (Identity, error) {
+func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database string) (Identity, error) {
 	id := Identity{
 		User:  user,
 		Admin: slices.Contains(a.admins, user),
@@ -132,18 +134,27 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 		id.Stats = true   // as in PgBouncer anybody may look
 		return id, nil
 	}
+	method := a.method
+	if method == config.AuthHBA {
+		rule, err := a.rule(c.Channel(), user, database)
+		if err != nil {
+			return Identity{}, err
+		}
+		method = rule.method.as
+	}
 	acc, err := a.account(ctx, c, user)
 	if err != nil {
 		return Identity{}, err
 	}
-	l := &login{auth: a, acc: acc, conn: c, user: user}
-	switch a.method {
+	l := &login{auth: a, acc: acc, conn: c, user: user, method: method}
+	switch method {
 	case config.AuthTrust:
 		if acc == nil {
 			err = l.failed()
 		}
 	case config.AuthCert:
-		if cn := c.Channel().CommonName; acc == nil || cn == "" || cn != user {
+		// With auth_type hba the rule, or its map, has allowed the name.
+		if cn := c.Channel().CommonName; acc == nil || a.method != config.AuthHBA && (cn == "" || cn != user) {
 			err = fmt.Errorf("%w: the client's certificate does not have the name of user %q", ErrFailed, user)
 		}
 	case config.AuthPlain:
@@ -153,7 +164,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 	case config.AuthSCRAM:
 		err = l.scram(ctx)
 	default:
-		err = fmt.Errorf("%w: auth_type %v is not served", ErrFailed, a.method)
+		err = fmt.Errorf("%w: auth_type %v is not served", ErrFailed, method)
 	}
 	if err != nil {
 		return Identity{}, err
@@ -165,6 +176,45 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, _ string
 		id.Opens = l.proof
 	}
 	return id, nil
+}
+
+// WithHBA returns an Authenticator that does what the lines of h say, for auth_type
+// hba. a remains as it is.
+func (a *Authenticator) WithHBA(h *HBA) *Authenticator {
+	b := *a
+	b.hba = h
+	return &b
+}
+
+// rule finds the line of the auth_hba_file for a login and checks what it wants of
+// the connection.
+func (a *Authenticator) rule(c Channel, user, database string) (*hbaRule, error) {
+	from := "a Unix socket"
+	if c.Addr.IsValid() {
+		from = fmt.Sprintf("host %q", c.Addr)
+	}
+	var r *hbaRule
+	if a.hba != nil {
+		r = a.hba.match(c, database, user)
+	}
+	switch {
+	case r == nil:
+		return nil, wire.Fatalf(wire.CodeInvalidAuthorization, "no auth_hba_file entry for %s, user %q, database %q, %s", from, user, database, c.encryption())
+	case r.method.refuse:
+		return nil, wire.Fatalf(wire.CodeInvalidAuthorization, "auth_hba_file rejects connection for %s, user %q, database %q, %s", from, user, database, c.encryption())
+	case r.method.peer:
+		if !a.hba.allows(r.identMap, c.SystemUser, user) {
+			return nil, fmt.Errorf("%w: line %d of auth_hba_file: %q of the system is not user %q", ErrFailed, r.line, c.SystemUser, user)
+		}
+		r = &hbaRule{line: r.line, method: hbaMethod{as: config.AuthTrust}}
+	case r.method.as == config.AuthCert:
+		if !a.hba.allows(r.identMap, c.CommonName, user) {
+			return nil, fmt.Errorf("%w: line %d of auth_hba_file: the certificate of %q is not for user %q", ErrFailed, r.line, c.CommonName, user)
+		}
+	case r.cert && c.CommonName != user:
+		return nil, fmt.Errorf("%w: line %d of auth_hba_file: the certificate of %q is not for user %q", ErrFailed, r.line, c.CommonName, user)
+	}
+	return r, nil
 }
 
 // account finds a user: in the userlist, else by asking.

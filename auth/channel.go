@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"net/netip"
 )
 
 // Channel is what is known of the connection that a client logs in over.
@@ -11,6 +12,10 @@ type Channel struct {
 	Encrypted  bool
 	Binding    []byte // what SCRAM-SHA-256-PLUS binds to, see EndPoint; nil: nothing
 	CommonName string // of the client's certificate, which has been verified; "": it has shown none
+
+	Addr        netip.Addr // of the client; not valid: it comes through a Unix socket
+	SystemUser  string     // that the kernel says it is, through a Unix socket; "" if that is not known
+	Replication bool       // it wants to stream the whole WAL
 }
 
 // EndPoint is the channel binding "tls-server-end-point" of RFC 5929 of a server
@@ -29,4 +34,12 @@ func EndPoint(cert *x509.Certificate) []byte {
 		return h[:]
 	}
 	return nil
+}
+
+// encryption is what PostgreSQL says of a connection in its errors.
+func (c *Channel) encryption() string {
+	if c.Encrypted {
+		return "SSL encryption"
+	}
+	return "no encryption"
 }

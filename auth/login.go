@@ -22,6 +22,8 @@ type login struct {
 	conn Conn
 	user string
 
+	method config.AuthType // by which it logs in
+
 	proof config.Secret // what a good login has shown that opens servers as well
 }
 
@@ -35,7 +37,7 @@ func (l *login) failed() error {
 		return fmt.Errorf("%w: user %q is not in the auth_file", ErrFailed, l.user)
 	case l.acc.kind == kindNone:
 		return fmt.Errorf("%w: user %q has an empty secret in the auth_file, which no password fits", ErrFailed, l.user)
-	case l.acc.kind == kindMD5 && l.auth.method == config.AuthSCRAM:
+	case l.acc.kind == kindMD5 && l.method == config.AuthSCRAM:
 		return fmt.Errorf("%w: user %q has an md5 secret in the auth_file, which auth_type scram-sha-256 cannot use: "+
 			"want a SCRAM-SHA-256 or a plain one", ErrFailed, l.user)
 	}

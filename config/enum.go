@@ -20,9 +20,10 @@ const (
 	AuthTrust                 // the user must be known, nothing is asked
 	AuthAny                   // nothing is asked; databases need a login of their own
 	AuthCert                  // a client certificate whose common name is the user's
+	AuthHBA                   // as the lines of auth_hba_file say
 )
 
-var authTypes = []string{"scram-sha-256", "md5", "plain", "trust", "any", "cert"}
+var authTypes = []string{"scram-sha-256", "md5", "plain", "trust", "any", "cert", "hba"}
 
 // String is the word of the file.
 func (v AuthType) String() string { return word(authTypes, v) }
@@ -218,7 +219,7 @@ func (m *FileMode) UnmarshalText(p []byte) error {
 // notYet are words of PgBouncer's auth_type; a clear answer is better than
 // "unknown".
 var notYet = map[string]string{
-	"cert": "client certificates", "hba": "auth_hba_file", "pam": "PAM", "ldap": "LDAP",
+	"pam": "PAM", "ldap": "LDAP",
 }
 
 func word[T ~uint8](words []string, v T) string {

@@ -44,7 +44,6 @@ const (
 	whyDNS      = "no effect: names are looked up at each connect"
 	whyBuffers  = "no effect: buffers are borrowed as they are needed"
 	whyAuto     = "no effect: pools that nobody uses go by themselves"
-	whyHBA      = "no effect: auth_type is not \"hba\""
 	whyCiphers  = "no effect: Go's own choice of cipher suites counts, as OpenSSL's words mean nothing to it"
 	whyTLS13    = "no effect: the cipher suites of TLS 1.3 are not to be chosen"
 	whyCurve    = "no effect: the curve is negotiated"
@@ -105,8 +104,8 @@ var iniKeys = []iniKey{
 	take(iniNames, "admin_users", ""),
 	take(iniNames, "stats_users", ""),
 	take(iniTime, "client_login_timeout", "60"),
-	idle(iniText, "auth_hba_file", "", whyHBA),
-	idle(iniText, "auth_ident_file", "", whyHBA),
+	take(iniFile, "auth_hba_file", ""),
+	take(iniFile, "auth_ident_file", ""),
 	take(iniText, "auth_user", ""),
 	take(iniText, "auth_query", defaultAuthQuery),
 	take(iniText, "auth_dbname", ""),

@@ -93,6 +93,8 @@ var proxyKeys = []key[Proxy]{
 
 	enum("auth_type", func(p *Proxy) *AuthType { return &p.AuthType }),
 	text("auth_file", func(p *Proxy) *string { return &p.AuthFile }, oneLine),
+	text("auth_hba_file", func(p *Proxy) *string { return &p.AuthHBAFile }, oneLine),
+	text("auth_ident_file", func(p *Proxy) *string { return &p.AuthIdentFile }, oneLine),
 	text("auth_user", func(p *Proxy) *string { return &p.AuthUser }, nameOrNone),
 	text("auth_query", func(p *Proxy) *string { return &p.AuthQuery }, statement),
 	text("auth_dbname", func(p *Proxy) *string { return &p.AuthDBName }, nameOrNone),

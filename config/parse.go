@@ -146,7 +146,7 @@ func (p *parser) file(top place) {
 		section(p, at, proxyKeys, &p.cfg.Proxy)
 	}
 	p.checkProxy(at)
-	for _, file := range []*string{&p.cfg.Proxy.AuthFile, &p.cfg.Proxy.PidFile, &p.cfg.Proxy.LogFile} {
+	for _, file := range []*string{&p.cfg.Proxy.AuthFile, &p.cfg.Proxy.AuthHBAFile, &p.cfg.Proxy.AuthIdentFile, &p.cfg.Proxy.PidFile, &p.cfg.Proxy.LogFile} {
 		*file = p.relative(*file)
 	}
 	p.tlsFiles(at, "client_tls_", &p.cfg.Proxy.ClientTLS)

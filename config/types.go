@@ -47,6 +47,8 @@ type Proxy struct {
 	// Login.
 	AuthType                AuthType
 	AuthFile                string // absolute, or relative to the working directory, as the file's path was
+	AuthHBAFile             string // with AuthHBA
+	AuthIdentFile           string // maps of names for it; "" is none
 	AuthUser                string // asks servers for the secrets of users that AuthFile does not have; "" is nobody
 	AuthQuery               string // what it asks; $1 is the user's name
 	AuthDBName              string // of the entry of [databases] where it asks; "" is the one that the client wants

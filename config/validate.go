@@ -31,6 +31,9 @@ func (p *parser) checkProxy(at place) {
 	if p.fine(at, "auth_file", "auth_type") && x.AuthFile == "" && x.AuthType != AuthAny {
 		p.fault(at.child("auth_file"), "want a file: auth_type %q finds the users there", x.AuthType)
 	}
+	if p.fine(at, "auth_type", "auth_hba_file") && x.AuthType == AuthHBA && x.AuthHBAFile == "" {
+		p.fault(at.child("auth_type"), `%q needs auth_hba_file`, x.AuthType)
+	}
 	if p.fine(at, "auth_type", "client_tls_sslmode") && x.AuthType == AuthCert && x.ClientTLS.Mode < TLSVerifyCA {
 		p.fault(at.child("auth_type"), `%q needs the certificates of clients: want client_tls_sslmode "verify-full" or "verify-ca"`, x.AuthType)
 	}

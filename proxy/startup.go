@@ -221,23 +221,30 @@ func (s *Session) ownerOfConsole() auth.Identity {
 	if s.user != "pgbouncer" || !slices.Contains(ConsoleNames, s.database) {
 		return auth.Identity{}
 	}
-	uc, ok := s.nc.(*net.UnixConn)
-	if !ok {
-		return auth.Identity{}
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return auth.Identity{}
-	}
-	same := false
-	_ = raw.Control(func(fd uintptr) {
-		cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-		same = err == nil && int(cred.Uid) == os.Getuid()
-	})
-	if !same {
+	if uid, ok := s.peer(); !ok || uid != os.Getuid() {
 		return auth.Identity{}
 	}
 	return auth.Identity{User: s.user, Admin: true, Stats: true}
+}
+
+// peer returns the user of the system that the kernel says the client is; ok is
+// false unless it comes through a Unix socket.
+func (s *Session) peer() (uid int, ok bool) {
+	uc, ok := s.nc.(*net.UnixConn)
+	if !ok {
+		return 0, false
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	ok = false
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
+			uid, ok = int(cred.Uid), true
+		}
+	})
+	return uid, ok
 }
 
 // negotiate answers a client that asks for more of the protocol than there is.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/user"
+	"strconv"
 	"time"
 
 	"pgproxy/auth"
@@ -71,11 +73,22 @@ func (s *Session) wantTLS() error {
 
 // Channel tells package auth what is known of the client's connection.
 func (c *loginConn) Channel() auth.Channel {
+	var ch auth.Channel
+	if tcp, ok := c.s.origin.Load().remote.(*net.TCPAddr); ok {
+		ch.Addr = tcp.AddrPort().Addr().Unmap()
+	} else if uid, ok := c.s.peer(); ok {
+		if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+			ch.SystemUser = u.Username
+		}
+	}
+	if r := c.s.replica.Load(); r != nil {
+		ch.Replication = r.kind == "physical"
+	}
 	tc, ok := c.s.link.(*tls.Conn)
 	if !ok {
-		return auth.Channel{}
+		return ch
 	}
-	ch := auth.Channel{Encrypted: true}
+	ch.Encrypted = true
 	if own, err := x509.ParseCertificate(c.s.tlsConfig.Certificates[0].Certificate[0]); err == nil {
 		ch.Binding = auth.EndPoint(own)
 	}

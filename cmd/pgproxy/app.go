@@ -69,9 +69,13 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 	if err != nil {
 		return nil, fmt.Errorf("client_tls_sslmode: %w", err)
 	}
+	hba, err := loadHBA(cfg)
+	if err != nil {
+		return nil, err
+	}
 	st := &proxy.Settings{
 		Config: cfg, Users: users, TLS: encrypt,
-		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
+		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers).WithHBA(hba),
 	}
 	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
 	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: a.dialer})
@@ -99,6 +103,14 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 		return nil, errors.Join(err, a.close(ctx))
 	}
 	return a, nil
+}
+
+// loadHBA reads auth_hba_file and auth_ident_file, if logins depend on them.
+func loadHBA(cfg *config.Config) (*auth.HBA, error) {
+	if cfg.Proxy.AuthType != config.AuthHBA {
+		return nil, nil
+	}
+	return auth.LoadHBA(cfg.Proxy.AuthHBAFile, cfg.Proxy.AuthIdentFile)
 }
 
 // loadUsers reads auth_file. Where nobody is asked for a password it may be
@@ -224,6 +236,11 @@ func (a *app) apply(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	hba, err := loadHBA(cfg)
+	if err != nil {
+		a.log.Error("reload refused: the configuration in force stays", "error", err)
+		return err
+	}
 	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
 	if err != nil {
 		a.log.Error("reload refused: the configuration in force stays", "error", err)
@@ -245,7 +262,7 @@ func (a *app) apply(cfg *config.Config) error {
 	a.monitor.Apply(cfg)
 	a.server.Apply(&proxy.Settings{
 		Config: cfg, Users: users, TLS: encrypt,
-		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers),
+		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers).WithHBA(hba),
 	})
 	a.pools.Apply(cfg)
 	return nil
