@@ -32,6 +32,7 @@ func TestDocs(t *testing.T) {
 	}
 	documents(t, string(text), "## [databases.NAME]", &d, databaseKeys, special)
 	documents(t, string(text), "### servers", &s, serverKeys, map[string]string{"host": ""})
+	documents(t, string(text), "## [peers.ID]", &Peer{Port: 6432}, peerKeys, map[string]string{"host": ""})
 	documents(t, string(text), "## [users.NAME]", &User{}, userKeys, map[string]string{"pool_mode": "of the database", "consistency": "of the database"})
 	documents(t, string(text), "### rules", &Rule{}, ruleKeys, map[string]string{"target": ""})
 }

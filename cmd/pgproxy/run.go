@@ -175,6 +175,9 @@ func (l *launch) serve(log *logs) error {
 		}
 		defer remove()
 	}
+	if l.reboot {
+		log.Warn("-R is not supported; there was no old process to take over from")
+	}
 	if w := fileWarning(l.cfg, a.server.Settings().Users, fileLimit()); w != "" {
 		log.Warn("configuration", "warning", w)
 	}
