@@ -293,6 +293,8 @@ func TestSuspend(t *testing.T) {
 	c := r.admin()
 	idle := r.login(clientUser, "app")
 	idle.Query("select 1")
+	// A client may see its answer a moment before its connection has come back.
+	await(t, c, "SHOW SERVERS", func(rows []map[string]string) bool { return where(rows, "state", "idle") != nil })
 	busy := r.holdClient(c)
 	if got := say(c, "SUSPEND"); got != "SUSPEND" {
 		t.Error(got)

@@ -63,6 +63,11 @@ func showConfig(c *call) []row {
 	for _, k := range config.Keys() {
 		out = append(out, row{k.Name, asBouncer(&k, values[k.Name]), asBouncer(&k, k.Default), yesNo(k.Changeable)})
 	}
+	idle, values := c.config().Idle()
+	for _, k := range idle {
+		out = append(out, row{k.Name, values[k.Name], k.Default, yesNo(false)})
+	}
+	slices.SortFunc(out, func(a, b row) int { return cmp.Compare(a[0].(string), b[0].(string)) })
 	return out
 }
 

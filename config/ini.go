@@ -32,7 +32,7 @@ var iniSections = map[string]string{"pgbouncer": "proxy", "databases": "database
 // readINI reads the text of a pgbouncer.ini.
 func (src *source) readINI(text []byte) error {
 	r := &iniReader{src: src, table: make(map[string]any), root: &node{line: 1}, lines: make(map[string][]iniLine)}
-	src.ini = true
+	src.ini, src.idle = true, make(map[string]string)
 	for _, name := range iniSections {
 		r.table[name] = make(map[string]any)
 		n := r.root.child(name, 1)
@@ -122,6 +122,7 @@ func (r *iniReader) line(l iniLine) {
 		if l.section == "pgbouncer" {
 			// In PgBouncer a second one sets all back to the defaults.
 			r.main = true
+			clear(r.src.idle)
 			r.table["proxy"] = make(map[string]any)
 			n := r.root.keys["proxy"]
 			n.keys, n.line, n.file = nil, l.line, r.file(l)
@@ -178,8 +179,11 @@ func (r *iniReader) parameter(l iniLine) {
 		}
 		proxy[k.to] = v
 		r.node(r.root.keys["proxy"], k.to, l)
-	case l.value != k.def && !slices.Contains(k.harmless, l.value):
-		r.warn(l, "", "%s", k.why)
+	default:
+		r.src.idle[k.name] = l.value
+		if l.value != k.def && !slices.Contains(k.harmless, l.value) {
+			r.warn(l, "", "%s", k.why)
+		}
 	}
 }
 

@@ -73,3 +73,23 @@ func TestINIKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestIdle: what the file says of keys that mean nothing is not forgotten.
+func TestIdle(t *testing.T) {
+	cfg, err := Parse("a.ini", []byte("[databases]\na = host=h\n[pgbouncer]\nauth_file = /u\npkt_buf = 8192\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, values := cfg.Idle()
+	if values["pkt_buf"] != "8192" || values["sbuf_loopcnt"] != "5" || len(keys) != len(values) {
+		t.Errorf("%d keys, %v", len(keys), values)
+	}
+	for _, k := range keys {
+		if has(proxyKeys, k.Name) {
+			t.Errorf("%s is a key of pgproxy too", k.Name)
+		}
+	}
+	if keys, _ := (&Config{}).Idle(); keys != nil {
+		t.Errorf("a file in TOML has %v", keys)
+	}
+}

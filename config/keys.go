@@ -38,6 +38,25 @@ func Keys() []Key {
 	return keys
 }
 
+// Idle lists PgBouncer's keys that mean nothing here, if the configuration was
+// read from a pgbouncer.ini, with what that says of them.
+func (c *Config) Idle() (keys []Key, values map[string]string) {
+	if !c.INI() {
+		return nil, nil
+	}
+	values = make(map[string]string)
+	for i := range iniKeys {
+		if k := &iniKeys[i]; k.to == "" && !has(proxyKeys, k.name) {
+			keys = append(keys, Key{Name: k.name, Default: k.def})
+			values[k.name] = k.def
+			if v, ok := c.source.idle[k.name]; ok {
+				values[k.name] = v
+			}
+		}
+	}
+	return keys, values
+}
+
 // Values are the values of [proxy] by key, written as in the file, but lists with
 // commas. Of a secret only its existence shows.
 func (c *Config) Values() map[string]string {

@@ -34,7 +34,8 @@ type source struct {
 	path     string
 	top      place
 	ini      bool
-	warnings []*Error // of its translation
+	idle     map[string]string // of a pgbouncer.ini: what it says of keys that mean nothing here
+	warnings []*Error          // of its translation
 }
 
 // config makes the value of it.

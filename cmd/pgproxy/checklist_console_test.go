@@ -58,6 +58,17 @@ var ofAdmins = []behaviour{
 		b.say("RELOAD")
 		return append(one, value("query_timeout"), value("pool_mode"))
 	}, want: "query_timeout=7; pool_mode=session; log_connections=0; server_lifetime=3600; listen_port=; query_timeout=0; pool_mode=transaction"},
+	{name: "SHOW CONFIG", more: "pkt_buf = 8192\nserver_lifetime = 1800", run: func(b *bouncer) []string {
+		var out []string
+		_, list := b.show("SHOW CONFIG")
+		for _, x := range list {
+			switch x["key"] {
+			case "pkt_buf", "listen_port", "server_lifetime", "pool_mode", "sbuf_loopcnt", "tcp_keepalive", "query_wait_timeout":
+				out = append(out, x["key"]+"="+strings.Replace(x["value"], strconv.Itoa(b.port), "PORT", 1))
+			}
+		}
+		return out
+	}, want: "listen_port=PORT; pkt_buf=8192; pool_mode=transaction; query_wait_timeout=120; sbuf_loopcnt=5; server_lifetime=1800; tcp_keepalive=1"},
 	{name: "SET pool size", more: "default_pool_size = 1", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
 		ask(x, "BEGIN")
