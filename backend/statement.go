@@ -91,6 +91,16 @@ func (p *prepared) add(s *Statement) {
 	}
 }
 
+// Distrust notes that the server is about to drop all statements: what is used from
+// here on is prepared anew.
+func (c *Conn) Distrust() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.prep.used {
+		c.prep.stale(s)
+	}
+}
+
 // Fresh reports whether the server describes s as a client that has just prepared it
 // should see it: it was prepared in the batch that is being sent, or inside the
 // transaction that is open. An older one may have been overtaken by DDL, and the

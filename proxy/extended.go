@@ -59,6 +59,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	}
 	s.lease.Batch()
 	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
+	s.dropping = false
 	return nil
 }
 
@@ -425,6 +426,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		s.sequences(a, run, true)
 		s.effects(a, run, run.Effects.Any(stateEffects) && s.aloneFrom(q), params)
 		s.signal |= signalOf(run)
+		s.dropping = run.Effects.Any(router.EffectDiscardAll|router.EffectDeallocateAll) && !run.Effects.Any(router.EffectMulti) && !s.aloneFrom(q)
 	}
 	if len(name) == 0 || st == nil {
 		s.absent(a, name)

@@ -11,7 +11,8 @@ import (
 // The server may ignore them after all: they stand in or behind an error then.
 // Until its answer is known, a change stands in a journal and can be undone.
 
-// nameChange is a Parse or Close that has been sent.
+// nameChange is a Parse or Close that has been sent, or a part of what a DEALLOCATE
+// ALL does.
 type nameChange struct {
 	number uint64     // backend.Owed.Change
 	batch  uint64     // Session.batches when it was sent
@@ -101,12 +102,24 @@ func (s *Session) undo() {
 			// here: the client hears 26000 if it asks for it, never gets another.
 			s.unnamed.drop()
 		}
-		i := slices.IndexFunc(s.changes, func(c nameChange) bool { return c.number == n })
-		if i < 0 {
-			continue
+		for i := len(s.changes) - 1; i >= 0; i-- {
+			if s.changes[i].number == n {
+				s.revert(i)
+			}
 		}
-		s.revert(i)
 	}
+}
+
+// dropAll notes that a DEALLOCATE ALL or DISCARD ALL, with other statements behind
+// it in its batch, takes all names, and returns the number of the change.
+func (s *Session) dropAll() (number uint64) {
+	number = s.srv.changes.Add(1)
+	for name, st := range s.stmts {
+		s.changes = append(s.changes, nameChange{number: number, batch: s.batches, name: name, before: st})
+		s.setName(name, nil)
+	}
+	s.lease.Distrust()
+	return number
 }
 
 // revert takes back change i of the journal.

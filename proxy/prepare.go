@@ -305,6 +305,10 @@ func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name st
 func (s *Session) executed() backend.Owed {
 	o := s.next
 	s.next = backend.Owed{}
+	if s.dropping {
+		s.dropping = false
+		o.Change = s.dropAll()
+	}
 	o.Kind, o.Sink = backend.Execute, s
 	return o
 }

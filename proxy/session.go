@@ -84,6 +84,7 @@ type Session struct {
 	signal        backend.Signal            // of the open batch's statements
 	told          map[string]*atomic.Uint64 // what the client knows of the rows of its statements, see describe
 	next          backend.Owed              // of the next Execute: what it does with a prepared statement
+	dropping      bool                      // the next Execute takes all names of statements, and more follows in its batch
 	wroteOn       *backend.Conn             // where the last statement that may have called nextval ran
 	unit          unit                      // the statement that is being sent
 	tried         uint64                    // the batch of the last one that may be run again

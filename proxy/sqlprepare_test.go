@@ -26,6 +26,13 @@ func runNamed(name string, params ...string) []byte {
 	return pgtest.Join(pgtest.Bind("", name, params...), pgtest.Describe('P', ""), pgtest.Execute("", 0))
 }
 
+// unnamed parses, binds and executes a statement without a Sync.
+func unnamed(sql string) []byte {
+	return pgtest.Join(pgtest.Parse("", sql), pgtest.Bind("", ""), pgtest.Execute("", 0))
+}
+
+var dropAll = unnamed("DEALLOCATE ALL")
+
 // conversations are what two clients say by turns. Each gets the same answers
 // through one server connection as on a direct one.
 var conversations = map[string][]step{
@@ -58,6 +65,15 @@ var conversations = map[string][]step{
 	"all": {
 		q(0, "PREPARE n AS SELECT 1"), q(1, "PREPARE n AS SELECT 2"), q(0, "DEALLOCATE ALL"), q(0, "EXECUTE n"), q(1, "EXECUTE n"),
 		q(0, "PREPARE n AS SELECT 3"), q(0, "EXECUTE n"), q(1, "DISCARD ALL"), q(1, "EXECUTE n"), q(0, "EXECUTE n"), q(1, "PREPARE n AS SELECT 4"), q(1, "EXECUTE n"),
+	},
+	"all in a batch": {
+		e(0, pgtest.Parse("n", "SELECT 1")), e(1, pgtest.Parse("n", "SELECT 'b'")), e(1, pgtest.Parse("same", "SELECT 2")),
+		e(0, dropAll, pgtest.Parse("n", "SELECT 2"), runNamed("n")), e(0, runNamed("n")), e(1, runNamed("n")), e(1, runNamed("same")),
+		e(0, unnamed("SELECT 1/0"), dropAll, pgtest.Parse("n", "SELECT 3")), e(0, runNamed("n")),
+		e(0, dropAll, runNamed("n")), e(0, runNamed("n")), e(0, pgtest.Parse("n", "SELECT 4")),
+		e(0, dropAll, unnamed("SELECT 1/0"), pgtest.Parse("n", "SELECT 5")), e(0, runNamed("n")), e(1, runNamed("n")),
+		e(0, pgtest.Parse("d", "DEALLOCATE ALL"), pgtest.Parse("n", "SELECT 6")), e(0, pgtest.Bind("", "d"), pgtest.Execute("", 0), pgtest.Parse("d", "SELECT 7"), runNamed("d")),
+		e(0, runNamed("d")), e(0, runNamed("n")), q(0, "PREPARE m AS SELECT 8"), e(0, dropAll, pgtest.Parse("m", "SELECT 9"), runNamed("m")), q(0, "EXECUTE m"), q(1, "EXECUTE m"),
 	},
 	"explain and create": {
 		q(0, "PREPARE n (int) AS SELECT $1 AS i"), q(1, "PREPARE n (int) AS SELECT $1 + 1 AS i"), q(0, "EXPLAIN (COSTS off) EXECUTE n(1)"),
