@@ -292,8 +292,13 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	case wire.ReadyForQuery:
 		return c.ready(h, body, s)
 	case wire.RowDescription, wire.NoData:
-		if t := c.q.front().Told; t != nil && len(body) == h.Body {
-			t.Store(rowType(body))
+		if o := c.q.front(); o.Told != nil && len(body) == h.Body {
+			rows := rowType(body)
+			o.Told.Store(rows)
+			if held, ok := c.prep.used[o.Stmt]; ok {
+				held.rows = rows
+				c.prep.used[o.Stmt] = held
+			}
 		}
 	case wire.ParseComplete:
 		if !c.q.empty() && c.q.at(0).Stmt != nil {

@@ -60,6 +60,7 @@ type prepared struct {
 type held struct {
 	used, sent uint64 // when last used, and when its last Parse was sent
 	sure       bool   // the server has accepted it; else that Parse may have been ignored
+	rows       uint64 // what it gives, see rowType; 0: the server was not asked
 }
 
 // has reports whether the server has s, counting a use. unsure says that it has
@@ -89,6 +90,22 @@ func (p *prepared) add(s *Statement) {
 		}
 		p.own[s.Name] = s
 	}
+}
+
+// Rows returns what the server has said that s gives, as in Owed.Told; 0 if it was not
+// asked.
+func (c *Conn) Rows(s *Statement) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.prep.used[s].rows
+}
+
+// Stale notes that the server has s in a form that is of no use: it is prepared anew
+// before its next use.
+func (c *Conn) Stale(s *Statement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prep.stale(s)
 }
 
 // Distrust notes that the server is about to drop all statements: what is used from

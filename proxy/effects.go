@@ -32,6 +32,9 @@ func (s *Session) before(a *assembly, plan *router.Plan) error {
 // calm sends what has been put together and waits until all of it is answered.
 // No batch may be open: its answers may come only with its Sync.
 func (s *Session) calm(a *assembly) error {
+	if s.open {
+		s.unit.keep = false // a part of its answer is not held back
+	}
 	if err := s.flush(a); err != nil {
 		return err
 	}

@@ -438,6 +438,15 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		return s.rebind(a, portal, noStatement, n, h)
 	}
 	st = s.prepare(a, st, 0, false)
+	if told := s.told[string(name)]; told != nil {
+		if same, err := s.givesAsTold(a, st, told.Load(), q); err != nil {
+			return 0, false, err
+		} else if !same {
+			a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Do: backend.Replace, Sink: s, Err: errStalePlan, Code: wire.CodeUndefinedStatement})
+			s.forged, s.unit.keep = false, false
+			return s.rebind(a, portal, noStatement, n, h)
+		}
+	}
 	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
 	s.forged = false
 	return s.rebind(a, portal, st.Name, n, h)

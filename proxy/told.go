@@ -98,3 +98,60 @@ func (s *Session) asTold(p []byte) (same, done bool, err error) {
 	}
 	return true, false, nil
 }
+
+// errStalePlan is PostgreSQL's own error.
+var errStalePlan = wire.Errorf(wire.CodeFeatureNotSupported, "cached plan must not change result type")
+
+// givesAsTold reports whether the lease's server gives such rows for a statement as
+// the client was told, or will tell it anew. It asks the server once for each
+// connection; an older form of the statement that is there is prepared anew first.
+func (s *Session) givesAsTold(a *assembly, st *statement, told uint64, q []byte) (same bool, err error) {
+	if told == 0 {
+		return true, nil
+	}
+	for anew := false; ; anew = true {
+		rows := s.lease.Rows(&st.Statement)
+		if rows == 0 {
+			if s.describesPortal(q) {
+				return true, nil
+			}
+			answer := new(atomic.Uint64)
+			*a.out.Made() = wire.AppendTarget(*a.out.Made(), wire.Describe, 'S', st.Name)
+			a.owed = append(a.owed, backend.Owed{Kind: backend.Describe, Do: backend.Swallow, Sink: s, Stmt: &st.Statement, Told: answer})
+			s.flushOut(a)
+			if err := s.calm(a); err != nil {
+				return false, err
+			}
+			if a.holding = s.hold(); !a.holding {
+				return false, s.lostBatch()
+			}
+			rows = answer.Load() // 0: an error, which ends the batch
+		}
+		switch {
+		case rows == 0, rows == told:
+			return true, nil
+		case s.describesPortal(q):
+			return true, nil
+		case anew:
+			return false, nil
+		}
+		s.lease.Stale(&st.Statement)
+		s.prepare(a, st, 0, false)
+	}
+}
+
+// describesPortal reports whether the batch that goes on with q has a Describe of a
+// portal.
+func (s *Session) describesPortal(q []byte) bool {
+	for len(q) >= wire.HeaderLen {
+		h, err := wire.ReadHeader(q, s.maxPacket())
+		if err != nil || len(q) < h.Size() || h.Type == wire.Sync {
+			return false
+		}
+		if h.Type == wire.Describe && h.Body > 0 && q[wire.HeaderLen] == 'P' {
+			return true
+		}
+		q = q[h.Size():]
+	}
+	return false
+}
