@@ -108,6 +108,19 @@ func TestBaseName(t *testing.T) {
 	}
 }
 
+func TestForgive(t *testing.T) {
+	o := newOutcome("/tmp/x")
+	o.status = map[string]string{"p.A": "fail", "p.A/b": "fail", "p.A/b/c": "fail", "p.A/d": "fail"}
+	o.forgive("p.A/b/c")
+	if want := map[string]string{"p.A": "fail", "p.A/b": "pass", "p.A/b/c": unsteady, "p.A/d": "fail"}; !reflect.DeepEqual(o.status, want) {
+		t.Errorf("got %v", o.status)
+	}
+	o.forgive("p.A/d")
+	if o.status["p.A"] != "pass" || len(o.failed()) != 0 {
+		t.Errorf("got %v", o.status)
+	}
+}
+
 // TestRead: of a test that runs twice the worst counts, and a panic's test fails.
 func TestRead(t *testing.T) {
 	o := newOutcome("/tmp/x")

@@ -16,9 +16,13 @@ import (
 	"time"
 )
 
+// unsteady is the status of a test that failed, and passed each time when it was
+// run again alone.
+const unsteady = "unsteady"
+
 // outcome is what became of a suite's tests in one way.
 type outcome struct {
-	status map[string]string   // by test: pass, skip or fail
+	status map[string]string   // by test: pass, skip, fail or unsteady
 	output map[string][]string // lines of those that failed
 
 	own *regexp.Regexp // folders of this run in names of tests
@@ -90,6 +94,18 @@ func (o *outcome) failed() []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// forgive makes a failed test an unsteady one, and those around it that failed only
+// because of it a passed one.
+func (o *outcome) forgive(name string) {
+	o.status[name] = unsteady
+	for i := strings.LastIndexByte(name, '/'); i > 0; i = strings.LastIndexByte(name[:i], '/') {
+		if o.status[name[:i]] != "fail" || o.within(name[:i]) {
+			return
+		}
+		o.status[name[:i]] = "pass"
+	}
 }
 
 // within reports whether a subtest of this test failed.

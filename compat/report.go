@@ -24,6 +24,7 @@ type Row struct {
 	Failed                 []string // as directly
 	FailedOnly, PassedOnly []string // other than directly
 	Accepted               []string // those of FailedOnly's kind that are excepted
+	Unsteady               []string // those that passed each time when they were run again alone
 	Unneeded               []string // exceptions of tests that do not fail
 
 	output map[string][]string
@@ -43,13 +44,18 @@ func (r *Result) add(suite, way string, o *outcome) {
 		return
 	}
 	d := r.direct[suite]
+	row.FailedOnly = r.notAccepted(suite, way, o)
 	for _, name := range d.otherwise(o) {
-		if i := slices.IndexFunc(r.accepted, func(e exception) bool { return e.suite == suite && e.way == way && e.covers(name) }); i >= 0 {
+		if !slices.Contains(row.FailedOnly, name) {
 			row.Accepted = append(row.Accepted, name)
-		} else {
-			row.FailedOnly = append(row.FailedOnly, name)
 		}
 	}
+	for name, st := range o.status {
+		if st == unsteady {
+			row.Unsteady = append(row.Unsteady, name)
+		}
+	}
+	slices.Sort(row.Unsteady)
 	for _, name := range d.failed() {
 		if o.status[name] == "pass" {
 			row.PassedOnly = append(row.PassedOnly, name)
@@ -63,6 +69,14 @@ func (r *Result) add(suite, way string, o *outcome) {
 		}
 	}
 	r.Rows = append(r.Rows, row)
+}
+
+// notAccepted lists the tests that are well directly and not in o, without the
+// exceptions.
+func (r *Result) notAccepted(suite, way string, o *outcome) []string {
+	return slices.DeleteFunc(r.direct[suite].otherwise(o), func(name string) bool {
+		return slices.ContainsFunc(r.accepted, func(e exception) bool { return e.suite == suite && e.way == way && e.covers(name) })
+	})
 }
 
 // otherwise lists the tests that are well in o, which is direct, and not in way:
@@ -115,6 +129,7 @@ func (r *Result) Markdown() string {
 		section("failed only here", row.FailedOnly)
 		section("passed only here", row.PassedOnly)
 		section("accepted", row.Accepted)
+		section("failed, then passed 5 times of 5 alone", row.Unsteady)
 		section("an exception that is not needed", row.Unneeded)
 	}
 	for _, row := range r.Rows {

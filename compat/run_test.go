@@ -61,14 +61,14 @@ example  split  suite.TestConnect
 	}
 	only := []string{"suite.TestPlace/beyond", "suite.TestPlace/direct_only"}
 	want := []Row{
-		{Suite: "example", Way: Direct, Passed: 6, Skipped: 1, Failed: []string{"suite.TestPlace/never", "suite.TestPlace/proxy_only"}},
+		{Suite: "example", Way: Direct, Passed: 7, Skipped: 1, Failed: []string{"suite.TestPlace/never", "suite.TestPlace/proxy_only"}},
 		{
 			Suite: "example", Way: Proxy, Passed: 4, Skipped: 1, Failed: []string{"suite.TestPlace/never"}, FailedOnly: only,
-			PassedOnly: []string{"suite.TestPlace/proxy_only"}, Accepted: []string{"suite.TestPlace/excepted"},
+			PassedOnly: []string{"suite.TestPlace/proxy_only"}, Accepted: []string{"suite.TestPlace/excepted"}, Unsteady: []string{"suite.TestUnsteady"},
 		},
 		{
 			Suite: "example", Way: Split, Passed: 4, Skipped: 1, Failed: []string{"suite.TestPlace/never"}, FailedOnly: only,
-			PassedOnly: []string{"suite.TestPlace/proxy_only"}, Accepted: []string{"suite.TestPlace/excepted"}, Unneeded: []string{"suite.TestConnect"},
+			PassedOnly: []string{"suite.TestPlace/proxy_only"}, Accepted: []string{"suite.TestPlace/excepted"}, Unsteady: []string{"suite.TestUnsteady"}, Unneeded: []string{"suite.TestConnect"},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

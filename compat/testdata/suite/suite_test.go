@@ -4,6 +4,7 @@ package suite
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -14,6 +15,18 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+}
+
+// TestUnsteady fails once through each proxy.
+func TestUnsteady(t *testing.T) {
+	mark := filepath.Join(os.TempDir(), "seen-"+os.Getenv("PGPORT"))
+	if _, err := os.Stat(mark); err == nil || os.Getenv("PGPORT") == os.Getenv("DIRECT") {
+		return
+	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Error("the first time")
 }
 
 // TestPlace knows where it runs.
