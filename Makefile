@@ -75,8 +75,8 @@ faults: deps ## ledgers under switchovers and crashes, and every fault for 20 s 
 	PGPROXY_FAULTS=1 $(GO) test -count=1 -timeout 60m -v -run 'Ledger|Fault' $(TEST_FLAGS) ./cmd/pgproxy
 
 .PHONY: drivers
-drivers: deps ## the programs that use client drivers through pgproxy
-	$(GO) test -race -count=1 -v -run Drivers ./cmd/pgproxy/...
+drivers: deps ## programs with drivers of five languages, directly and through pgproxy
+	PGPROXY_DRIVERS=$(CURDIR)/.drivers $(GO) test -race -count=1 -v -timeout 40m -run Drivers ./cmd/pgproxy/...
 
 .PHONY: compat
 compat: deps ## the test suites of pgx and lib/pq, directly and through pgproxy (COMPAT_FLAGS)
@@ -110,4 +110,4 @@ check: test lint ## what continuous integration checks
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin .tools .bench
+	rm -rf bin .tools .bench .drivers

@@ -99,6 +99,15 @@ func (s *Session) splits() bool {
 // one for the primary.
 func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 	batch := bonePlan
+	// planOf knows statements by what was sent before. The Parse of another unnamed
+	// one in this batch has told what that is.
+	parsed := false
+	planOf := func(name []byte) *router.Plan {
+		if parsed && len(name) == 0 {
+			return nil
+		}
+		return s.resolved(s.planOf(name))
+	}
 	for len(q) >= wire.HeaderLen {
 		h, err := wire.ReadHeader(q, s.maxPacket())
 		if err != nil || len(q) < h.Size() {
@@ -112,14 +121,15 @@ func (s *Session) lookahead(a *assembly, q []byte) *router.Plan {
 		case wire.Parse:
 			if m, err := wire.ReadParse(body); err == nil {
 				plan = s.resolved(s.plan(a, m.Query))
+				parsed = parsed || len(m.Name) == 0
 			}
 		case wire.Bind:
 			if _, name, _, ok := wire.ReadBindNames(body); ok {
-				plan = s.resolved(s.planOf(name))
+				plan = planOf(name)
 			}
 		case wire.Describe:
 			if kind, name, err := wire.ReadTarget(body); err == nil && kind == 'S' {
-				plan = s.resolved(s.planOf(name))
+				plan = planOf(name)
 			}
 		case wire.Execute, wire.Close, wire.Flush:
 		default:

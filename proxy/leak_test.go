@@ -302,3 +302,26 @@ func TestCloseAlwaysEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestUnnamedBehindUnnamed: what an unnamed statement is does not count for the
+// next one.
+func TestUnnamedBehindUnnamed(t *testing.T) {
+	c := oracleSetup(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)})
+	a := h.Client(t)
+	a.Send(pgtest.Extended("SET search_path = pg_catalog"))
+	answer(a)
+	for range 2 {
+		a.Send(pgtest.Extended("SELECT current_schema()"))
+		if got := answer(a); got != "1 2 T D(pg_catalog) C(SELECT 1) Z(I)" {
+			t.Errorf("behind SET search_path: %s", got)
+		}
+	}
+	a.Send(pgtest.Extended("SHOW work_mem"))
+	answer(a)
+	a.Send(pgtest.Extended("SELECT 1"))
+	answer(a)
+	if got := a.Query("SHOW pgproxy.route"); !strings.Contains(got, "D(replica ") {
+		t.Errorf("a read behind a statement for the primary: %s", got)
+	}
+}
