@@ -41,25 +41,37 @@ func TestUntilWrite(t *testing.T) {
 			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"read, write, read": {
-			{"BEGIN ISOLATION LEVEL READ COMMITTED", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
-			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"}, {"SELECT count(*) FROM roams", "D(1) C(SELECT 1) Z(T)", "primary"},
-			{"SELECT 8", "D(8) C(SELECT 1) Z(T)", "primary"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN ISOLATION LEVEL READ COMMITTED", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
+			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
+			{"SELECT count(*) FROM roams", "D(1) C(SELECT 1) Z(T)", "primary"},
+			{"SELECT 8", "D(8) C(SELECT 1) Z(T)", "primary"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
 		},
 		"write first": {
-			{"START TRANSACTION", "C(START TRANSACTION) Z(T)", "replica"}, {"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
+			{"START TRANSACTION", "C(START TRANSACTION) Z(T)", "replica"},
+			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
 			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
 		},
 		"a setting of the block": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
-			{"SET LOCAL work_mem = '9MB'", "C(SET) Z(T)", "primary"}, {"SHOW work_mem", "D(9MB) C(SHOW) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
+			{"SET LOCAL work_mem = '9MB'", "C(SET) Z(T)", "primary"},
+			{"SHOW work_mem", "D(9MB) C(SHOW) Z(T)", "primary"},
+			{"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"a savepoint": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"}, {"SAVEPOINT s", "C(SAVEPOINT) Z(T)", "primary"},
-			{"ROLLBACK TO s", "C(ROLLBACK) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
+			{"SAVEPOINT s", "C(SAVEPOINT) Z(T)", "primary"},
+			{"ROLLBACK TO s", "C(ROLLBACK) Z(T)", "primary"},
+			{"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"a cursor": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"DECLARE k CURSOR FOR SELECT 7", "C(DECLARE CURSOR) Z(T)", "primary"},
-			{"FETCH k", "D(7) C(FETCH 1) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"DECLARE k CURSOR FOR SELECT 7", "C(DECLARE CURSOR) Z(T)", "primary"},
+			{"FETCH k", "D(7) C(FETCH 1) Z(T)", "primary"},
+			{"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"a lock": {
 			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT i FROM roams FOR UPDATE", "C(SELECT 0) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
@@ -71,7 +83,9 @@ func TestUntilWrite(t *testing.T) {
 			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT pg_current_xact_id() IS NULL", "D(f) C(SELECT 1) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"a read that fails": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 1/0", "E(22012) Z(E)", "replica"}, {"INSERT INTO roams VALUES (1)", "E(25P02) Z(E)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 1/0", "E(22012) Z(E)", "replica"},
+			{"INSERT INTO roams VALUES (1)", "E(25P02) Z(E)", ""},
 			{"COMMIT", "C(ROLLBACK) Z(I)", ""},
 		},
 		"another snapshot": {
@@ -79,12 +93,17 @@ func TestUntilWrite(t *testing.T) {
 		},
 		"nothing": {{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"COMMIT", "C(COMMIT) Z(I)", ""}},
 		"a chain": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"}, {"COMMIT AND CHAIN", "C(COMMIT) Z(T)", ""},
-			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
+			{"COMMIT AND CHAIN", "C(COMMIT) Z(T)", ""},
+			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
 		},
 		"a level that the block is given later": {
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "C(SET) Z(T)", "primary"},
-			{"SHOW transaction_isolation", "D(serializable) C(SHOW) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "C(SET) Z(T)", "primary"},
+			{"SHOW transaction_isolation", "D(serializable) C(SHOW) Z(T)", "primary"},
+			{"COMMIT", "C(COMMIT) Z(I)", ""},
 		},
 		"a hint": {
 			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"/* pgproxy: target=primary */ SELECT 7", "D(7) C(SELECT 1) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
@@ -162,8 +181,10 @@ func TestUntilWriteKnowsTheLevel(t *testing.T) {
 	a := h.Client(t)
 	for range 2 {
 		steps(t, a, []stage{
-			{"BEGIN", "C(BEGIN) Z(T)", ""}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "primary"},
-			{"SHOW transaction_isolation", "D(repeatable read) C(SHOW) Z(T)", "primary"}, {"COMMIT", "C(COMMIT) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", ""},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "primary"},
+			{"SHOW transaction_isolation", "D(repeatable read) C(SHOW) Z(T)", "primary"},
+			{"COMMIT", "C(COMMIT) Z(I)", ""},
 		})
 	}
 	// Without the key nothing leaves the primary.
@@ -182,12 +203,22 @@ func TestReadOnlyByDefault(t *testing.T) {
 	b := h.Client(t, "options", "-c default_transaction_read_only=yes")
 	for _, client := range []*pgtest.RawClient{a, b} {
 		steps(t, client, []stage{
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"}, {"SELECT now() IS NULL", "D(f) C(SELECT 1) Z(T)", "replica"},
-			{"SAVEPOINT s", "C(SAVEPOINT) Z(T)", "replica"}, {"INSERT INTO roams VALUES (1)", "E(25006) Z(E)", "replica"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
-			{"BEGIN READ WRITE", "C(BEGIN) Z(T)", "primary"}, {"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
-			{"BEGIN", "C(BEGIN) Z(T)", "replica"}, {"SET TRANSACTION READ WRITE", "C(SET) Z(T)", "primary"},
-			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
-			{"BEGIN READ ONLY", "C(BEGIN) Z(T)", "replica"}, {"SET TRANSACTION READ WRITE", "C(SET) Z(T)", "primary"}, {"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SELECT 7", "D(7) C(SELECT 1) Z(T)", "replica"},
+			{"SELECT now() IS NULL", "D(f) C(SELECT 1) Z(T)", "replica"},
+			{"SAVEPOINT s", "C(SAVEPOINT) Z(T)", "replica"},
+			{"INSERT INTO roams VALUES (1)", "E(25006) Z(E)", "replica"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN READ WRITE", "C(BEGIN) Z(T)", "primary"},
+			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN", "C(BEGIN) Z(T)", "replica"},
+			{"SET TRANSACTION READ WRITE", "C(SET) Z(T)", "primary"},
+			{"INSERT INTO roams VALUES (1)", "C(INSERT 0 1) Z(T)", "primary"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
+			{"BEGIN READ ONLY", "C(BEGIN) Z(T)", "replica"},
+			{"SET TRANSACTION READ WRITE", "C(SET) Z(T)", "primary"},
+			{"ROLLBACK", "C(ROLLBACK) Z(I)", ""},
 			{"INSERT INTO roams VALUES (1)", "E(25006) Z(I)", "primary"},
 		})
 	}

@@ -117,6 +117,11 @@ func TestOwnParametersAmongOthers(t *testing.T) {
 	a := h.Client(t)
 	same(t, a, "SELECT 1; SET pgproxy.target = 'primary'", "E(22023) Z(I)")
 	same(t, a, "BEGIN; SHOW pgproxy.route; COMMIT", "E(22023) Z(I)")
+	for how, do := range both {
+		if got := do(a, "SELECT set_config('pgproxy.target', 'primary', false)"); !strings.HasSuffix(got, "E(22023) Z(I)") {
+			t.Errorf("set_config, %s: %s", how, got)
+		}
+	}
 	a.Send(pgtest.Parse("", "SET pgproxy.target = 'primary'"), pgtest.Bind("", ""), pgtest.Execute("", 0),
 		pgtest.Parse("", "SELECT 1"), pgtest.Bind("", ""), pgtest.Execute("", 0), pgtest.Sync())
 	if got := pgtest.Trace(a.ReadUntilReady()); got != "1 E(22023) Z(I)" {

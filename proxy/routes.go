@@ -22,7 +22,7 @@ type RouteCount struct {
 }
 
 // Routes returns all counts, by database, role and reason.
-func (srv *Server) Routes() []RouteCount { return srv.routes.list() }
+func (s *Server) Routes() []RouteCount { return s.routes.list() }
 
 // routeShards is how many cells a counter has, so that processors seldom meet in
 // one.

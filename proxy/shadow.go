@@ -300,33 +300,33 @@ func readBound(oids, bind []byte) (*boundParams, bool) {
 }
 
 // compare starts a comparison, unless too many are under way.
-func (srv *Server) compare(job *shadowJob) {
-	if srv.shadow.running.Add(1) > maxShadows || srv.ctx.Err() != nil {
-		srv.shadow.running.Add(-1)
-		srv.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
+func (s *Server) compare(job *shadowJob) {
+	if s.shadow.running.Add(1) > maxShadows || s.ctx.Err() != nil {
+		s.shadow.running.Add(-1)
+		s.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
 		return
 	}
-	srv.goes.Go(func() { // until ctx or shadowTimeout ends; waited for by Close
-		defer srv.shadow.running.Add(-1)
-		ctx, stop := context.WithTimeout(srv.ctx, shadowTimeout)
+	s.goes.Go(func() { // until ctx or shadowTimeout ends; waited for by Close
+		defer s.shadow.running.Add(-1)
+		ctx, stop := context.WithTimeout(s.ctx, shadowTimeout)
 		defer stop()
-		srv.runShadow(ctx, job)
+		s.runShadow(ctx, job)
 	})
 }
 
-func (srv *Server) runShadow(ctx context.Context, job *shadowJob) {
-	at := srv.shadowReplica(ctx, job)
+func (s *Server) runShadow(ctx context.Context, job *shadowJob) {
+	at := s.shadowReplica(ctx, job)
 	if at < 0 {
-		srv.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
+		s.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
 		return
 	}
-	replica, err := srv.shadow.ask(ctx, job, at)
+	replica, err := s.shadow.ask(ctx, job, at)
 	if err != nil {
-		srv.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
+		s.shadow.count(job.key, func(st *ShadowStat) { st.Skipped++ })
 		return
 	}
 	if replica.like(&job.client) {
-		srv.shadow.count(job.key, func(st *ShadowStat) {
+		s.shadow.count(job.key, func(st *ShadowStat) {
 			st.Runs++
 			st.Same++
 			st.Primary += job.client.took
@@ -335,16 +335,16 @@ func (srv *Server) runShadow(ctx context.Context, job *shadowJob) {
 		return
 	}
 	primary := &digest{failed: errNotCompared}
-	if topo := srv.topo.Topology(job.entry); topo != nil {
+	if topo := s.topo.Topology(job.entry); topo != nil {
 		for i := range topo.Servers {
-			if s := &topo.Servers[i]; s.Role == router.RolePrimary && s.Up && i < len(job.logins) {
-				if a, err := srv.shadow.ask(ctx, job, i); err == nil {
+			if x := &topo.Servers[i]; x.Role == router.RolePrimary && x.Up && i < len(job.logins) {
+				if a, err := s.shadow.ask(ctx, job, i); err == nil {
 					primary = a
 				}
 			}
 		}
 	}
-	srv.shadow.count(job.key, func(st *ShadowStat) {
+	s.shadow.count(job.key, func(st *ShadowStat) {
 		st.Runs++
 		switch {
 		case !primary.like(&job.client):
@@ -361,23 +361,23 @@ func (srv *Server) runShadow(ctx context.Context, job *shadowJob) {
 
 // shadowReplica waits for a replica that shows what the client was shown, and
 // returns its index; -1 if there is none in time.
-func (srv *Server) shadowReplica(ctx context.Context, job *shadowJob) int {
+func (s *Server) shadowReplica(ctx context.Context, job *shadowJob) int {
 	ctx, stop := context.WithTimeout(ctx, shadowWait)
 	defer stop()
 	for {
-		topo := srv.topo.Topology(job.entry)
+		topo := s.topo.Topology(job.entry)
 		if topo == nil || len(topo.Servers) != len(job.logins) {
 			return -1
 		}
 		from := rand.IntN(len(topo.Servers))
 		for i := range topo.Servers {
 			i = (i + from) % len(topo.Servers)
-			if s := &topo.Servers[i]; s.Role == router.RoleReplica && s.Up && !s.Late && s.Covered >= job.at {
+			if x := &topo.Servers[i]; x.Role == router.RoleReplica && x.Up && !x.Late && x.Covered >= job.at {
 				return i
 			}
 		}
-		srv.topo.Want(job.entry, job.at)
-		if srv.topo.Wait(ctx, job.entry, topo.Generation) != nil {
+		s.topo.Want(job.entry, job.at)
+		if s.topo.Wait(ctx, job.entry, topo.Generation) != nil {
 			return -1
 		}
 	}
@@ -529,8 +529,8 @@ func (w *shadow) count(k shadowKey, change func(*ShadowStat)) {
 
 // Shadow returns what has come of shadow mode, what differs first and then the most
 // frequent.
-func (srv *Server) Shadow() []ShadowStat {
-	w := &srv.shadow
+func (s *Server) Shadow() []ShadowStat {
+	w := &s.shadow
 	w.mu.Lock()
 	out := make([]ShadowStat, 0, len(w.stats))
 	for _, st := range w.stats {

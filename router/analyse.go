@@ -2,6 +2,7 @@ package router
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -57,6 +58,7 @@ func analyse(text []byte) *Plan {
 				p.Inner.Use = PreparedAll
 			}
 		}
+		p.refuseOwn()
 		return p
 	}
 	p := &Plan{Reason: reasonMulti, Effects: EffectMulti}
@@ -79,8 +81,19 @@ func analyse(text []byte) *Plan {
 	if len(p.Listens) < len(tree.GetStmts()) {
 		p.Listens = nil
 	}
+	p.refuseOwn()
 	return p
 }
+
+// refuseOwn refuses a set_config of the proxy's own parameters, which a server would
+// take for its own.
+func (p *Plan) refuseOwn() {
+	if slices.ContainsFunc(p.Settings, func(name string) bool { return strings.HasPrefix(name, ownPrefix) }) {
+		p.Class, p.Bad = ClassPrimary, ownConfig
+	}
+}
+
+var ownConfig = &Refusal{"22023", "set_config does not set pgproxy.*: want SET"}
 
 var mixed = &Refusal{"22023", "SET, RESET and SHOW of pgproxy.* must each be sent alone, not among several statements"}
 
