@@ -79,9 +79,9 @@ target = "replica"
 `})
 	a := h.Client(t)
 	for sql, why := range map[string]string{
-		"SELECT 7":                               "primary: read_write_split is hinted, and there is no hint",
-		"/* pgproxy: target=replica */ SELECT 7": "replica: hint",
-		"SELECT 7, 8":                            "replica: rule",
+		"SELECT 7":                                  "primary: read_write_split is hinted, and there is no hint",
+		"/* pgproxy: target=replica */ SELECT 7":    "replica: hint",
+		"SELECT 7, 8":                               "replica: rule",
 		"/* pgproxy: target=primary */ SELECT 7, 8": "primary: hint",
 		"BEGIN READ ONLY; COMMIT":                   "primary: not proved a read",
 	} {
