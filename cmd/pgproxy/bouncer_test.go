@@ -365,6 +365,9 @@ func TestNotAsRoot(t *testing.T) {
 	if uid := info.Sys().(*syscall.Stat_t).Uid; uid == 0 {
 		t.Error("the process is still root")
 	}
+	if _, err := tryINI(t, path, "", "pgbouncer", "pgbouncer"); err == nil {
+		t.Error("the console lets another user of the system in without a password")
+	}
 	p.signal(syscall.SIGQUIT)
 	p.exit(20 * time.Second)
 }
