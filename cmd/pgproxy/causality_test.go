@@ -36,6 +36,16 @@ type causal struct {
 	acked [counters]atomic.Int64 // the highest value of each that any session was told it has written
 
 	reads, writes, wrong atomic.Int64
+
+	breaks bool         // servers come and go: errors are no news, a session begins anew
+	quiet  sync.RWMutex // held for a write; whoever holds it alone knows that none is under way
+}
+
+// complain reports an error of a client.
+func (k *causal) complain(format string, args ...any) {
+	if !k.breaks {
+		k.t.Errorf(format, args...)
+	}
 }
 
 func TestCausality(t *testing.T) {
@@ -50,11 +60,7 @@ func TestCausality(t *testing.T) {
 	if err := delayed.Exec(t.Context(), "postgres", "SELECT pg_reload_conf()"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Primary.Exec(t.Context(), "app",
-		"CREATE TABLE counters (id int PRIMARY KEY, v bigint NOT NULL) WITH (fillfactor = 50); GRANT ALL ON counters TO app; INSERT INTO counters SELECT i, 0 FROM generate_series(0, "+
-			strconv.Itoa(counters-1)+") i"); err != nil {
-		t.Fatal(err)
-	}
+	makeCounters(t, c)
 	if err := healthy.WaitCaughtUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -95,13 +101,83 @@ func TestCausality(t *testing.T) {
 	}
 }
 
+// makeCounters makes the table.
+func makeCounters(t *testing.T, c *pgtest.Cluster) {
+	t.Helper()
+	if err := c.Primary.Exec(t.Context(), "app", "CREATE TABLE counters (id int PRIMARY KEY, v bigint NOT NULL) WITH (fillfactor = 50); "+
+		"GRANT ALL ON counters TO app; INSERT INTO counters SELECT i, 0 FROM generate_series(0, "+strconv.Itoa(counters-1)+") i"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCausalityThroughFailover: the promises hold when a replica becomes the primary
+// and the other one follows it: positions of the old timeline count for nothing.
+func TestCausalityThroughFailover(t *testing.T) {
+	c := pgtest.Start(t, pgtest.Options{Replicas: 2})
+	if err := prepareCluster(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec(t.Context(), "GRANT pg_monitor TO monitor"); err != nil {
+		t.Fatal(err)
+	}
+	makeCounters(t, c)
+	if err := c.WaitCaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var more strings.Builder
+	more.WriteString("\n[databases.global]\ndbname = \"app\"\nconsistency = \"global\"\nservers = [\n")
+	for _, n := range c.Nodes() {
+		fmt.Fprintf(&more, "  { host = %q, port = %d },\n", n.Host, n.Port)
+	}
+	more.WriteString("]\n")
+	k := &causal{t: t, c: c, breaks: true, app: startApp(t, c, "server_check_interval = \"200ms\"\nlsn_interval = \"50ms\"", more.String())}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				k.session(ctx, []string{"app", "global"}[i%2], i%2 == 1, 10*time.Millisecond, i%4 < 2)
+			}
+		})
+	}
+	written := func(n int64) {
+		t.Helper()
+		from := k.writes.Load()
+		eventually(t, 60*time.Second, "writes", func() bool { return k.writes.Load() >= from+n })
+	}
+	written(50)
+	old, promoted, other := c.Primary, c.Replicas[0], c.Replicas[1]
+	k.quiet.Lock() // what is acknowledged is to survive
+	err := c.WaitCaughtUp(t.Context())
+	if err == nil {
+		err = old.Stop("fast")
+	}
+	if err == nil {
+		err = promoted.Promote(t.Context())
+	}
+	k.quiet.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	written(50) // on the new timeline, while the other replica is still on the old one
+	if err := other.Follow(promoted); err != nil {
+		t.Fatal(err)
+	}
+	written(100)
+	stop()
+	wg.Wait()
+	t.Logf("%d reads, %d writes, %d wrong", k.reads.Load(), k.writes.Load(), k.wrong.Load())
+	k.shares()
+}
+
 // session reads and writes, nine to one, with random pauses. everybody says that
 // its reads must show what anybody was told to be written.
 func (k *causal) session(ctx context.Context, database string, everybody bool, pauses time.Duration, extended bool) {
 	pc, err := pgconn.Connect(ctx, k.app.dsn(appUser, database))
 	if err != nil {
 		if ctx.Err() == nil {
-			k.t.Errorf("connect: %v", err)
+			k.complain("connect: %v", err)
 		}
 		return
 	}
@@ -142,9 +218,11 @@ func (k *causal) session(ctx context.Context, database string, everybody bool, p
 		}
 		id := rand.IntN(counters)
 		if rand.IntN(10) == 0 {
+			k.quiet.RLock()
 			v, err := run(fmt.Sprintf("UPDATE counters SET v = v + 1 WHERE id = %d RETURNING v", id))
+			k.quiet.RUnlock()
 			if err != nil {
-				k.t.Errorf("%s: write: %v", database, err)
+				k.complain("%s: write: %v", database, err)
 				return
 			}
 			for old := k.acked[id].Load(); old < v && !k.acked[id].CompareAndSwap(old, v); old = k.acked[id].Load() {
@@ -159,7 +237,7 @@ func (k *causal) session(ctx context.Context, database string, everybody bool, p
 		}
 		v, err := run(fmt.Sprintf("SELECT v FROM counters WHERE id = %d", id))
 		if err != nil {
-			k.t.Errorf("%s: read: %v", database, err)
+			k.complain("%s: read: %v", database, err)
 			return
 		}
 		k.reads.Add(1)
