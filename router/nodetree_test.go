@@ -19,8 +19,10 @@ func TestScanTree(t *testing.T) {
 		{"{QUERY :commandType 1 :rowMarks ({ROWMARKCLAUSE :rti 1})}", Tree{Harm: "lock: FOR UPDATE or SHARE"}},
 		{"{NEXTVALUEEXPR :seqid 1}", Tree{Harm: "write: nextval"}},
 		{"{SOMETHINGNEW}", Tree{Harm: "not known to be harmless: SOMETHINGNEW"}},
-		{"{AGGREF :aggfnoid 2108} {WINDOWFUNC :winfnoid 3101} {TABLESAMPLECLAUSE :tsmhandler 3313} {SORTGROUPCLAUSE :eqop 96 :sortop 97}",
-			Tree{Functions: []uint32{2108, 3101, 3313}, Operators: []uint32{96, 97}}},
+		{
+			"{AGGREF :aggfnoid 2108} {WINDOWFUNC :winfnoid 3101} {TABLESAMPLECLAUSE :tsmhandler 3313} {SORTGROUPCLAUSE :eqop 96 :sortop 97}",
+			Tree{Functions: []uint32{2108, 3101, 3313}, Operators: []uint32{96, 97}},
+		},
 	} {
 		got := ScanTree(v.text)
 		if !slices.Equal(got.Functions, v.want.Functions) || !slices.Equal(got.Operators, v.want.Operators) ||

@@ -37,7 +37,7 @@ type client struct {
 
 func (c client) exec(sql string) {
 	c.t.Helper()
-	if _, err := c.Conn.Exec(c.t.Context(), sql); err != nil {
+	if _, err := c.Exec(c.t.Context(), sql); err != nil {
 		c.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -45,7 +45,7 @@ func (c client) exec(sql string) {
 func (c client) value(sql string) string {
 	c.t.Helper()
 	var v any
-	if err := c.Conn.QueryRow(c.t.Context(), sql, pgx.QueryExecModeSimpleProtocol).Scan(&v); err != nil {
+	if err := c.QueryRow(c.t.Context(), sql, pgx.QueryExecModeSimpleProtocol).Scan(&v); err != nil {
 		c.t.Fatalf("%s: %v", sql, err)
 	}
 	return fmt.Sprint(v)
