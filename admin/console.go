@@ -23,7 +23,13 @@ const PgBouncer = "1.25.2"
 // Health tells how servers are. Package monitor has the real one.
 type Health interface{ Status() []monitor.Status }
 
-// Options for a Console. All must be given but Health, Failover and
+// Catalogs tells what is known of the databases' catalogs. Package monitor has the
+// real one.
+type Catalogs interface {
+	Catalogs() []monitor.CatalogStatus
+}
+
+// Options for a Console. All must be given but Health, Failover, Catalogs and
 // Hosts.
 type Options struct {
 	Log      *slog.Logger
@@ -31,6 +37,7 @@ type Options struct {
 	Pools    *pool.Set
 	Health   Health
 	Failover Failover
+	Catalogs Catalogs
 	Hosts    func() []Host                 // names in DNS that were looked up
 	Version  string                        // of pgproxy
 	Reload   func() error                  // read the configuration again

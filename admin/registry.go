@@ -78,6 +78,7 @@ func init() {
 		&entry{name: "AUDIT", readOnly: true, cols: auditColumns, rows: showAudit},
 		&entry{name: "PINS", readOnly: true, cols: pinColumns, rows: showPins},
 		&entry{name: "ROUTES", readOnly: true, cols: routeColumns, rows: showRoutes},
+		&entry{name: "CATALOGS", readOnly: true, cols: catalogColumns, rows: showCatalogs},
 		&entry{name: "SHADOW", readOnly: true, cols: shadowColumns, rows: showShadow},
 		&entry{name: "SHAPES", readOnly: true, cols: shapeColumns, rows: showShapes},
 		&entry{name: "LISTENERS", readOnly: true, cols: listenerColumns, rows: showListeners},

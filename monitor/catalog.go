@@ -45,12 +45,15 @@ type reader struct {
 	done   chan struct{} // closed when the goroutine has ended
 
 	settings atomic.Pointer[catalogSettings]
+	status   atomic.Pointer[CatalogStatus] // what the last readings have found; never nil
 
 	// Owned by the goroutine.
 	memory *memory
 	sum    uint64
 	known  *catalogSettings // those that the catalog in force was made with
 	told   string           // the error that was logged last
+
+	functions, relations int // that were found last
 }
 
 // catalogSettings is what a reading depends on; a reload replaces it whole.
@@ -158,6 +161,7 @@ func (c *catalogs) readerLocked(dbname string) *reader {
 		ctx: ctx, stop: stop, done: make(chan struct{}), memory: newMemory(),
 	}
 	r.settings.Store(c.settings)
+	r.status.Store(&CatalogStatus{Database: c.entry.name, DBName: dbname})
 	r.prover.Switch(true)
 	c.readers[dbname] = r
 	c.goes.Go(func() { // until r.stop, or the end of the Monitor
@@ -223,7 +227,12 @@ func (r *reader) run() (gone bool) {
 		if r.ctx.Err() != nil {
 			return false
 		}
+		took := time.Since(began)
+		r.note(took, err)
 		wait := time.Duration(float64(set.interval) * (0.9 + 0.2*rand.Float64()))
+		if !errors.Is(err, errNoPrimary) {
+			moved = nil // another picture of the servers mends nothing
+		}
 		if err != nil {
 			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == codeInvalidCatalogName {
 				return true
@@ -233,13 +242,13 @@ func (r *reader) run() (gone bool) {
 			retry = min(2*retry, 30*time.Second)
 		} else {
 			r.told, retry = "", catalogRetry
-			moved = nil
 		}
 		if !r.rest(wait, moved) {
 			return false
 		}
-		// Changes that come one behind the other are not each worth a reading.
-		if least := max(catalogPause, 2*time.Since(began).Truncate(time.Millisecond)); !r.sleep(least - time.Since(began)) {
+		// Changes that come one behind the other are not each worth a reading: it
+		// takes half of the time at most.
+		if !r.sleep(max(catalogPause, 2*took) - time.Since(began)) {
 			return false
 		}
 	}
@@ -324,6 +333,7 @@ func (r *reader) read(set *catalogSettings) error {
 		return nil
 	}
 	first := r.known == nil
+	r.functions, r.relations = len(objects.Functions), len(objects.Relations)
 	r.prover.Learn(router.NewCatalog(objects, set.over), begun, now, false)
 	r.sum, r.known = sum, set
 	level := slog.LevelDebug

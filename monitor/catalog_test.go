@@ -240,7 +240,18 @@ func display(rt *router.Router, sql string) string { return rt.Shape([]byte(sql)
 func TestCatalogFollows(t *testing.T) {
 	c := shared(t)
 	makeCatalog(t, c, "cat2", "CREATE TABLE a (i int); CREATE FUNCTION f() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'")
-	pr := proverOf(t, c, "cat2", nil)
+	var w *watched
+	pr := proverOf(t, c, "cat2", func(is *watched) { w = is })
+	state := func() CatalogStatus {
+		list := w.Catalogs()
+		if len(list) != 1 || list[0].Database != "app" || list[0].DBName != "cat2" {
+			t.Fatalf("%+v", list)
+		}
+		return list[0]
+	}
+	if st := state(); st.State != CatalogRead || st.Functions != 2 || st.Readings == 0 || st.Read.IsZero() || st.LastError != "" {
+		t.Errorf("%+v", st)
+	}
 	rt := router.New(router.Options{})
 	path := pr.Path("alice", "alice", "", false)
 	prove := func(sql string) *router.Plan {
@@ -255,6 +266,9 @@ func TestCatalogFollows(t *testing.T) {
 	pr.Changed(router.Nanotime(), false)
 	if p := prove("SELECT f() FROM a"); p.Class != router.ClassPrimary {
 		t.Fatalf("while the catalog changes: %s", p.Reason)
+	}
+	if st := state(); st.State != CatalogChanging {
+		t.Errorf("%+v", st)
 	}
 	if p := prove("SELECT 1"); p.Class != router.ClassRead {
 		t.Fatalf("what needs no catalog: %s", p.Reason)

@@ -40,10 +40,18 @@
 // other one's role is shown as unknown. With the same timeline both stay, and
 // router refuses to choose.
 //
+// # Catalogs
+//
+// Of each database whose statements are split the catalog is read from the primary,
+// in one transaction over a connection that is there only for that: every
+// catalog_interval, when the router asks because of DDL, and when the primary is
+// another one. What was read goes to the database's router.Prover. Texts (stored
+// views, bodies of functions) are read again only when their row has changed.
+//
 // # Concurrency
 //
 // Each server has one goroutine, which Close, or Apply when it removes the
-// server, stops and waits for. Lock order: Monitor.mu, entry.mu, server.wakeMu.
-// No I/O is done and nothing is logged under the last two. Topology and Wait take
-// no lock. Everything exported may be called by any goroutine.
+// server, stops and waits for. Lock order: Monitor.mu, entry.mu,
+// catalogs.mu, server.wakeMu. No I/O is done and nothing is logged under the last
+// three. Topology and Wait take no lock. Everything exported may be called by any goroutine.
 package monitor

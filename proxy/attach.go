@@ -38,7 +38,9 @@ func (s *Session) refresh() error {
 	s.prover, s.path = nil, nil
 	s.catalog = s.srv.catalogOf(db.DBName)
 	if topo := s.srv.topo.Topology(db.Name); topo != nil && topo.Provers != nil {
-		s.prover = topo.Provers.Prover(db.DBName)
+		if pr := topo.Provers.Prover(db.DBName); pr.On() {
+			s.prover = pr
+		}
 	}
 	return nil
 }

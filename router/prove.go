@@ -81,6 +81,9 @@ func NewProver(database string) *Prover {
 // while it is on and there is no catalog, nothing is proved.
 func (pr *Prover) Switch(on bool) { pr.on.Store(on) }
 
+// On reports whether it proves anything.
+func (pr *Prover) On() bool { return pr != nil && pr.on.Load() }
+
 // Learn takes over a catalog whose reading began at a Nanotime. same says that
 // nothing has changed since the one before, so that all proofs hold.
 func (pr *Prover) Learn(c *Catalog, begun, now int64, same bool) {
@@ -138,6 +141,10 @@ func (pr *Prover) Since() int64 {
 	return pr.since.Load()
 }
 
+// Changing reports whether the catalog has changed since it was read, as far as is
+// known.
+func (pr *Prover) Changing() bool { return pr.changed.Load() >= pr.begun.Load() }
+
 // Path returns what unqualified names mean to a session: login is the role that
 // its server connections log in as, role the one that it has now, value its
 // search_path if it has set one. It is valid until Stale says otherwise.
@@ -188,7 +195,7 @@ func (pr *Prover) Prove(p *Plan, path *Path) *Plan {
 	switch {
 	case pr == nil || !pr.on.Load():
 		return p
-	case pr.changed.Load() >= pr.begun.Load() || pr.Stale(path):
+	case pr.Changing() || pr.Stale(path):
 		path = unread
 	}
 	if list := o.proofs.Load(); list != nil {

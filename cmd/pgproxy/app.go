@@ -86,7 +86,7 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 	})
 	a.metrics.Observe(a.server)
 	a.console = admin.New(admin.Options{
-		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Failover: a.monitor, Hosts: a.hosts, Version: fullVersion(),
+		Log: log, Server: a.server, Pools: a.pools, Health: a.monitor, Failover: a.monitor, Catalogs: a.monitor, Hosts: a.hosts, Version: fullVersion(),
 		Reload: func() error { return a.reload(a.config().Path) },
 		Set:    a.set,
 		Shutdown: func(mode string) {
