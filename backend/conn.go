@@ -332,7 +332,7 @@ func (c *Conn) Send(p *Parcel) error {
 			c.xact = now
 		}
 	}
-	c.try.send(p, c.status == wire.TxIdle && c.q.settled())
+	c.try.send(p, c.q.settled() && (c.status == wire.TxIdle || p.Trial.Commit != nil))
 	for i := range p.Owed {
 		if o := &p.Owed[i]; o.Kind == Parse && !o.Own {
 			c.counts.ServerParses++

@@ -88,6 +88,9 @@ type Owed struct {
 	// Client, for a DISCARD SEQUENCES of the proxy's, is whom it is for.
 	Client uint64
 
+	// Note takes the answer to a question of AppendNote.
+	Note *Note
+
 	// Told, for a Describe, takes what the answer says of the rows: see rowType.
 	Told *atomic.Uint64
 

@@ -45,7 +45,7 @@ func (c *Conn) inHandLocked(h wire.Header) int {
 			return min(h.Body, headOfError)
 		}
 	case wire.DataRow:
-		if c.answer != nil {
+		if c.answer != nil || !c.q.empty() && c.q.at(0).Note != nil {
 			return min(h.Body, maxAnswer)
 		}
 	}
@@ -283,6 +283,9 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	case wire.DataRow:
 		if c.answer != nil && !c.q.empty() && c.q.at(0).Answer {
 			c.answer.row(h, body)
+		}
+		if !c.q.empty() && c.q.at(0).Note != nil {
+			noted(c.q.at(0).Note, body)
 		}
 	case wire.CommandComplete:
 		c.complete(body)

@@ -25,6 +25,7 @@ type Trial struct {
 	First   bool   // it begins in this Parcel
 	Reads   bool   // all of it is proved to read, or it is a BEGIN: it may be run twice
 	Standby bool   // it is on a server that nobody can write to
+	Commit  *Note  // it is a COMMIT alone, and this takes the id of its transaction; nil: it is something else
 	Instead []byte // it is run again: the ErrorResponse that the client gets for any other
 }
 
@@ -41,6 +42,9 @@ const (
 	CauseConflict
 	// CauseDied: the connection has ended.
 	CauseDied
+	// CauseCommit: the connection has ended during a COMMIT. It is not to be run again
+	// but looked up.
+	CauseCommit
 )
 
 // Failure is a trial that has failed.
@@ -51,6 +55,7 @@ type Failure struct {
 	Answer   []byte      // what the server has said, up to ReadyForQuery: for the client if it is not run again
 	At       int         // where in Answer the error begins
 	Answered int         // statements of the batch that came to their end before
+	Xid      string      // of CauseCommit: the id of the transaction
 }
 
 // The most bytes that a trial keeps of a statement, and of the answers that are
@@ -72,6 +77,7 @@ type trial struct {
 	sent           []byte
 	held           []byte   // of the answer
 	failed         *Failure // ReadyForQuery is still to come
+	commit         *Note    // see Trial.Commit
 }
 
 // send takes note of what is sent. settled says that nothing was owed before, and
@@ -83,7 +89,7 @@ func (t *trial) send(p *Parcel, settled bool) {
 		t.on = false
 		return
 	case p.Trial.First:
-		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
+		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, commit: p.Trial.Commit, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
 	}
 	if t.on = t.on && len(t.sent)+len(b) <= maxTrial; !t.on {
 		return
@@ -116,6 +122,9 @@ func (t *trial) take(typ byte) {
 // cause says why the statement can be run again that has failed with e, in answer
 // to o; 0 if it cannot.
 func (t *trial) cause(e *wire.Error, o Owed) Cause {
+	if t.commit != nil {
+		return 0
+	}
 	if staleness(e, o) {
 		if t.begun && !t.reads {
 			return 0
@@ -191,7 +200,11 @@ func (c *Conn) holdLocked(e *wire.Error, o Owed, h wire.Header, body []byte) boo
 // connection ends.
 func (c *Conn) survivesLocked() bool {
 	t := &c.try
-	return t.on && (t.reads || c.early) && !t.more && !c.batch && c.holder != nil && !c.q.empty()
+	again := t.reads || c.early
+	if t.commit != nil {
+		again = t.xid() != ""
+	}
+	return t.on && again && !t.more && !c.batch && c.holder != nil && !c.q.empty()
 }
 
 // diedLocked returns what is to be run again because the connection has ended;
@@ -207,6 +220,9 @@ func (c *Conn) diedLocked() *Failure {
 	}
 	t.on = false
 	f := &Failure{Cause: CauseDied, Sent: t.sent, Answered: t.answered}
+	if t.commit != nil {
+		f.Cause, f.Xid = CauseCommit, t.xid()
+	}
 	_ = errors.As(c.last, &f.Error)
 	t.sent = nil
 	return f

@@ -280,6 +280,7 @@ var databaseKeys = []key[databaseEntry]{
 	list("patroni", func(d *databaseEntry) *[]string { return &d.Patroni }, patroniURL),
 	text("system_identifier", func(d *databaseEntry) *string { return &d.SystemIdentifier }, systemIdentifier),
 	duration("switchover_drain", func(d *databaseEntry) *time.Duration { return &d.SwitchoverDrain }, 0, day),
+	boolean("track_commits", func(d *databaseEntry) *bool { return &d.TrackCommits }),
 }
 
 func defaultServer() Server { return Server{Port: 5432, Weight: 1} }

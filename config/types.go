@@ -207,6 +207,7 @@ type Database struct {
 	Patroni          []string      // URLs of Patroni's REST API; its members join the servers
 	SystemIdentifier string        // of the cluster that the servers must belong to; "" is found out
 	SwitchoverDrain  time.Duration // a switchover waits so long for open transactions
+	TrackCommits     bool          // a commit whose server dies is looked up
 }
 
 // Rule sends statements to a target. Each of its conditions that is given must

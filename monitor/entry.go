@@ -39,6 +39,7 @@ type state struct {
 	syncs    string    // of a primary: sync_state of its standbys, as "name=state,..."
 	shut     bool      // it must not be used at all
 	standing standing  // as the pools have been told
+	horizon  uint64    // of a replica, or one that was: see router.Server.Horizon
 	rival    bool      // another server says as well that it is the primary, and both have confirmed it
 	wentDown time.Time // last time as a replica
 	flaps    int       // times that it went down in short order
@@ -170,6 +171,9 @@ func (st *state) take(r result, now time.Time) {
 		st.current, st.newest, st.id = a, a, a.id
 		st.started, st.name, st.syncs = a.started, a.name, a.syncs
 		st.says = router.RolePrimary
+		if a.recovery && a.xmax != 0 {
+			st.horizon = a.xmax
+		}
 		if a.recovery {
 			st.says = router.RoleReplica
 		}
@@ -249,6 +253,7 @@ func (e *entry) publishLocked() {
 		n := &next.Servers[i]
 		switch st.shown {
 		case router.RolePrimary:
+			n.Horizon = st.horizon
 			if s == e.source && st.current != nil {
 				n.Covered = e.past.newest().last
 				s.covered.Store(n.Covered)
@@ -308,7 +313,7 @@ func (e *entry) showLocked(t *router.Topology) {
 func sameServer(a, b router.Server) bool {
 	return a.Addr == b.Addr && a.Role == b.Role && a.Up == b.Up && a.Lag == b.Lag && a.Weight == b.Weight &&
 		slices.Equal(a.Groups, b.Groups) && a.Covered == b.Covered && a.Load == b.Load && a.Timeline == b.Timeline && a.LSN == b.LSN &&
-		a.Late == b.Late && a.Steady == b.Steady
+		a.Late == b.Late && a.Steady == b.Steady && a.Horizon == b.Horizon
 }
 
 // sampleLocked keeps the history of the primary: of none while two claim to be it.

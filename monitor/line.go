@@ -42,6 +42,9 @@ const (
  CASE WHEN r THEN (extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact_replay_timestamp(), pg_postmaster_start_time())) * 1000000)::bigint END
 FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) s`
 
+	// The transaction ids below it are known to a replica: see router.Server.Horizon.
+	askXmax = `SELECT pg_snapshot_xmax(pg_current_snapshot())`
+
 	askLayout = `SELECT pg_size_bytes(current_setting('wal_segment_size')), current_setting('wal_block_size')`
 
 	askIdentity = `SELECT (SELECT system_identifier FROM pg_control_system()),
@@ -73,6 +76,7 @@ type answer struct {
 	receiving     bool     // a replica's walreceiver is there
 	delay         time.Duration
 
+	xmax    uint64 // of a replica: the first transaction id that it does not know; 0 is not asked
 	remote  string // network address of the server
 	started int64  // when the server process began, in microseconds of Unix time; 0 is not known
 	name    string // what its primary calls it, or "" if that is not known
@@ -102,6 +106,8 @@ type line struct {
 	id         identity // timeline: of a replica, and the highest seen
 	identified time.Time
 	bare       bool // it refuses to tell positions
+	xids       bool // a replica is asked which transaction ids it knows
+	noXids     bool // it cannot tell
 	started    int64
 	name       string
 	syncs      string
@@ -167,7 +173,18 @@ func (l *line) ask(deadline time.Time, since time.Time) (*answer, error) {
 		row, err := l.query(askPositions, 9)
 		switch {
 		case err == nil:
-			return a, l.read(a, row)
+			if err := l.read(a, row); err != nil || !a.recovery || !l.xids {
+				return a, err
+			}
+			switch row, err := l.query(askXmax, 1); {
+			case err == nil:
+				a.xmax, _ = strconv.ParseUint(row[0], 10, 64)
+			case incapable(err):
+				l.xids, l.noXids = false, true
+			default:
+				return nil, err
+			}
+			return a, nil
 		case !incapable(err):
 			return nil, err
 		}

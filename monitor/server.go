@@ -31,6 +31,7 @@ type settings struct {
 	login    backend.Login
 	dialer   *backend.Dialer
 	connect  bool // there is no login: only connect
+	xids     bool // commits are looked up
 	interval time.Duration
 	sampling time.Duration
 	hurry    time.Duration // between two checks while a read waits for what they may find
@@ -42,7 +43,7 @@ func newSettings(cfg *config.Config, db *config.Database, srv config.Server, d *
 		login: backend.Login{
 			Server: srv, Database: db.DBName, User: db.MonitorUser, Password: db.MonitorPassword, AppName: appName,
 		},
-		dialer: d, connect: db.MonitorUser == "",
+		dialer: d, connect: db.MonitorUser == "", xids: db.TrackCommits,
 		interval: cfg.Proxy.ServerCheckInterval, sampling: cfg.Proxy.LSNInterval,
 	}
 	if set.interval <= 0 {
@@ -170,6 +171,7 @@ func (s *server) check(ctx context.Context, set *settings) result {
 	since := s.began.Add(-set.interval)
 	s.follow(ctx, set)
 	if s.line != nil {
+		s.line.xids = set.xids && !s.line.noXids
 		a, err := s.line.ask(deadline, since)
 		if !broken(err) {
 			return s.judge(a, err)
@@ -183,7 +185,7 @@ func (s *server) check(ctx context.Context, set *settings) result {
 	if err != nil {
 		return result{verdict: judgeLogin(err), err: err}
 	}
-	s.line = l
+	s.line, l.xids = l, set.xids
 	return s.judge(l.ask(deadline, since))
 }
 

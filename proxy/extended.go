@@ -57,6 +57,9 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	if s.shadowing && s.sampled() {
 		s.listenForBatch(q)
 	}
+	if s.db.TrackCommits {
+		s.trackBatch(a, q)
+	}
 	s.lease.Batch()
 	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
 	s.dropping = false

@@ -314,6 +314,9 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		return s.refuse(a, e, h)
 	}
 	s.sequences(a, plan, s.open)
+	if s.db.TrackCommits {
+		s.track(a, plan)
+	}
 	s.effects(a, plan, !s.open, nil)
 	o.Signal = signalOf(plan)
 	a.owed = append(a.owed, o)

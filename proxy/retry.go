@@ -20,6 +20,7 @@ type unit struct {
 	first  bool         // nothing of it was sent yet
 	alone  bool         // nothing was put together in front of it
 	keep   bool         // it may be run again
+	commit bool         // it is a COMMIT alone, whose transaction is known by its id
 	stale  bool         // it uses a statement that an earlier one has prepared
 	parsed bool         // it has a Parse of the unnamed statement
 	reads  bool         // all of it is proved to read, or it is a BEGIN alone
@@ -65,6 +66,14 @@ func (u *unit) bind(plan *router.Plan, unnamed bool) {
 // server dies, the rest because the server was gone already.
 func (s *Session) trial(a *assembly, p []byte) {
 	u := &s.unit
+	if u.commit {
+		if u.first && !s.open && s.rest == 0 {
+			s.tried = u.batch
+			a.trial = backend.Trial{Bytes: p, First: true, Commit: &s.pending.xid}
+		}
+		u.first = false
+		return
+	}
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
 	again := s.db.Several() || u.reads && u.noted != nil && begins(u.noted)
 	if u.keep && (u.stale || standby || again) {
@@ -161,6 +170,9 @@ func (s *Session) rerun() error {
 	}
 	if f.Cause == backend.CauseRefused {
 		s.refused(f)
+	}
+	if f.Cause == backend.CauseCommit {
+		return s.lookUp(f)
 	}
 	s.revertBatch(s.tried)
 	if canceled {

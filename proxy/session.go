@@ -87,6 +87,7 @@ type Session struct {
 	dropping      bool                      // the next Execute takes all names of statements, and more follows in its batch
 	wroteOn       *backend.Conn             // where the last statement that may have called nextval ran
 	unit          unit                      // the statement that is being sent
+	pending       tracked                   // the COMMIT that was sent last, with track_commits
 	tried         uint64                    // the batch of the last one that may be run again
 	detour        detour                    // where it must go, or must not, when it is run again
 	catalog       *atomic.Uint64            // of the database, see Server.catalogOf

@@ -56,6 +56,11 @@ type Server struct {
 	Timeline uint32
 	LSN      uint64
 
+	// Horizon is, of a primary that was watched while it was a replica, the
+	// transaction id below which all were known to it by then: none of them is given
+	// out again. 0 is not known.
+	Horizon uint64
+
 	// Late says that the replica lags more than the database allows.
 	Late bool
 

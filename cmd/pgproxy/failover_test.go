@@ -81,7 +81,7 @@ var crashes = []crash{
 // lost.
 func TestLedgerCrash(t *testing.T) {
 	w, r := load()
-	l := newLedger(t, ledgerOptions{Writers: w, Readers: r, Relayed: true})
+	l := newLedger(t, ledgerOptions{Writers: w, Readers: r, Relayed: true, Database: "track_commits = true\n"})
 	l.flows()
 	for i := range rounds(2, 20) {
 		c := crashes[i%len(crashes)]
@@ -125,7 +125,7 @@ func (l *ledger) untouched(old *pgtest.Node) {
 	if s := l.app.monitor.Topology("app").Servers[i]; s.Role != router.RoleUnknown {
 		l.t.Errorf("the old primary is back as %v", s.Role)
 	}
-	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND backend_type = 'client backend'"
+	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND backend_type = 'client backend' AND wait_event IS DISTINCT FROM 'SyncRep'"
 	if err := old.WaitFor(l.t.Context(), "postgres", "SELECT ("+sessions+") = 0"); err != nil {
 		l.t.Errorf("sessions of clients on the old primary: %v", err)
 	}
