@@ -171,6 +171,54 @@ func TestCausalityThroughFailover(t *testing.T) {
 	k.shares()
 }
 
+// TestTokenBetweenServices: who has a token reads what its giver has written, where
+// nothing else is promised.
+func TestTokenBetweenServices(t *testing.T) {
+	c := appCluster(t)
+	var more strings.Builder
+	more.WriteString("\n[databases.other]\ndbname = \"app\"\nconsistency = \"eventual\"\ncausal_wait = \"5s\"\nservers = [\n")
+	for _, n := range c.Nodes() {
+		fmt.Fprintf(&more, "  { host = %q, port = %d },\n", n.Host, n.Port)
+	}
+	more.WriteString("]\n")
+	a := startApp(t, c, "", more.String())
+	connect := func(database string) *pgconn.PgConn {
+		pc, err := pgconn.Connect(t.Context(), a.dsn(appUser, database))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = pc.Close(context.Background()) })
+		return pc
+	}
+	writer, reader := connect("app"), connect("other")
+	value := func(pc *pgconn.PgConn, sql string) string {
+		t.Helper()
+		r, err := pc.Exec(t.Context(), sql).ReadAll()
+		if err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		if len(r[0].Rows) == 0 {
+			return ""
+		}
+		return string(r[0].Rows[0][0])
+	}
+	value(writer, "CREATE TABLE IF NOT EXISTS carried (i int); TRUNCATE carried; INSERT INTO carried VALUES (0)")
+	replica := 0
+	for i := range 40 {
+		value(writer, fmt.Sprintf("UPDATE carried SET i = %d", i))
+		value(reader, "SET pgproxy.lsn = '"+value(writer, "SHOW pgproxy.lsn")+"'")
+		if got := value(reader, "SELECT i FROM carried"); got != strconv.Itoa(i) {
+			t.Fatalf("read %s where %d was written: %s", got, i, value(reader, "SHOW pgproxy.route"))
+		}
+		if strings.HasPrefix(value(reader, "SHOW pgproxy.route"), "replica") {
+			replica++
+		}
+	}
+	if replica < 20 {
+		t.Errorf("replicas served %d of 40", replica)
+	}
+}
+
 // session reads and writes, nine to one, with random pauses. everybody says that
 // its reads must show what anybody was told to be written.
 func (k *causal) session(ctx context.Context, database string, everybody bool, pauses time.Duration, extended bool) {
