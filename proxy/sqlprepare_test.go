@@ -109,10 +109,16 @@ var conversations = map[string][]step{
 
 func TestSQLPrepare(t *testing.T) {
 	c := realCluster(t)
-	for _, servers := range []int{1, 3} {
-		h := newHarness(t, harnessOptions{Servers: addrs(c)[:servers], Proxy: trust + "default_pool_size = 2", Database: "consistency = \"eventual\""})
+	for _, v := range []struct {
+		servers int
+		mode    string
+	}{{1, "transaction"}, {3, "transaction"}, {1, "session"}} {
+		h := newHarness(t, harnessOptions{
+			Servers: addrs(c)[:v.servers], Proxy: trust + "default_pool_size = 2\npool_mode = \"" + v.mode + "\"",
+			Database: "consistency = \"eventual\"",
+		})
 		for name, conversation := range conversations {
-			t.Run(fmt.Sprintf("%s/%d servers", name, servers), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/%d servers, %s", name, v.servers, v.mode), func(t *testing.T) {
 				want := converse(t, conversation, direct(t, c), direct(t, c))
 				a, b := h.Client(t), h.Client(t)
 				got := converse(t, conversation, a, b)
@@ -122,7 +128,7 @@ func TestSQLPrepare(t *testing.T) {
 					}
 				}
 				for _, r := range []*pgtest.RawClient{a, b} {
-					if name != "several in a string" {
+					if name != "several in a string" && v.mode == "transaction" {
 						eventually(t, 10*time.Second, "the server connection is given back", func() bool { return h.session(r).Server == nil })
 					}
 					r.Terminate()

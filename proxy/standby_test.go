@@ -19,11 +19,17 @@ func TestWhatStandbysRefuse(t *testing.T) {
 	h := twoServers(t, c, "")
 	r := h.Client(t)
 	for i, v := range []struct{ sql, code string }{
-		{"SELECT nextval('refused_numbers')", "25006"}, {"SELECT setval('refused_numbers', 5)", "25006"},
-		{"SELECT pg_notify('a', 'b')", "25006"}, {"SELECT * FROM refused_table FOR UPDATE", "25006"},
-		{"SELECT * FROM refused_table FOR KEY SHARE", "25006"}, {"SELECT * FROM refused_unlogged", "0A000"},
-		{"SELECT txid_current()", "25006"}, {"SELECT pg_current_xact_id()", "25006"}, {"SELECT pg_current_wal_lsn()", "55000"},
-		{"SELECT lo_create(0)", "XX000"}, {"SELECT pg_logical_emit_message(false, 'a', 'b')", "XX000"},
+		{"SELECT nextval('refused_numbers')", "25006"},
+		{"SELECT setval('refused_numbers', 5)", "25006"},
+		{"SELECT pg_notify('a', 'b')", "25006"},
+		{"SELECT * FROM refused_table FOR UPDATE", "25006"},
+		{"SELECT * FROM refused_table FOR KEY SHARE", "25006"},
+		{"SELECT * FROM refused_unlogged", "0A000"},
+		{"SELECT txid_current()", "25006"},
+		{"SELECT pg_current_xact_id()", "25006"},
+		{"SELECT pg_current_wal_lsn()", "55000"},
+		{"SELECT lo_create(0)", "XX000"},
+		{"SELECT pg_logical_emit_message(false, 'a', 'b')", "XX000"},
 	} {
 		standby.Send(pgtest.Query(v.sql))
 		if got := pgtest.Trace(standby.ReadUntilReady()); !strings.Contains(got, "E("+v.code+")") {
@@ -41,10 +47,17 @@ func TestWhatStandbysRefuse(t *testing.T) {
 	}
 	before := h.Server.Stats().Rerun.Refused
 	for _, v := range []struct{ sql, want string }{
-		{"LISTEN refused", "C(LISTEN) Z(I)"}, {"UNLISTEN *", "C(UNLISTEN) Z(I)"}, {"NOTIFY refused", "C(NOTIFY) Z(I)"}, {"CREATE TEMP TABLE refused_temp (i int)", "C(CREATE TABLE) Z(I)"},
-		{"SELECT pg_advisory_lock(98)", "T D() C(SELECT 1) Z(I)"}, {"BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", "C(BEGIN) Z(T)"},
-		{"SELECT 1", "T D(1) C(SELECT 1) Z(T)"}, {"COMMIT", "C(COMMIT) Z(I)"}, {"DISCARD ALL", "C(DISCARD ALL) Z(I)"},
-		{"TRUNCATE refused_table", "C(TRUNCATE TABLE) Z(I)"}, {"DO $$ BEGIN PERFORM nextval('refused_numbers'); END $$", "C(DO) Z(I)"},
+		{"LISTEN refused", "C(LISTEN) Z(I)"},
+		{"UNLISTEN *", "C(UNLISTEN) Z(I)"},
+		{"NOTIFY refused", "C(NOTIFY) Z(I)"},
+		{"CREATE TEMP TABLE refused_temp (i int)", "C(CREATE TABLE) Z(I)"},
+		{"SELECT pg_advisory_lock(98)", "T D() C(SELECT 1) Z(I)"},
+		{"BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", "C(BEGIN) Z(T)"},
+		{"SELECT 1", "T D(1) C(SELECT 1) Z(T)"},
+		{"COMMIT", "C(COMMIT) Z(I)"},
+		{"DISCARD ALL", "C(DISCARD ALL) Z(I)"},
+		{"TRUNCATE refused_table", "C(TRUNCATE TABLE) Z(I)"},
+		{"DO $$ BEGIN PERFORM nextval('refused_numbers'); END $$", "C(DO) Z(I)"},
 	} {
 		same(t, r, "/* pgproxy: target=replica */ "+v.sql, v.want)
 	}
@@ -60,7 +73,8 @@ func TestStandbyErrors(t *testing.T) {
 	h := twoServers(t, c, "")
 	r := h.Client(t)
 	for _, v := range []struct{ sql, want string }{
-		{"SELECT 1/(random() * 0)::int", "T E(22012) Z(I)"}, {"SELECT * FROM refused_nowhere", "E(42P01) Z(I)"},
+		{"SELECT 1/(random() * 0)::int", "T E(22012) Z(I)"},
+		{"SELECT * FROM refused_nowhere", "E(42P01) Z(I)"},
 		{"SELECT 1 / (3 - i) FROM generate_series(1, 5) i", "T D(0) D(1) E(22012) Z(I)"},
 	} {
 		same(t, r, v.sql, v.want)
