@@ -264,7 +264,7 @@ func TestCancelHoldsServer(t *testing.T) {
 	close(s.hold)
 	b.Expect(answerOf("other"))
 	<-canceled
-	want := pgtest.CancelRequest(s.Conns()[0].Key())
+	want := append(wire.AppendSSLRequest(nil), pgtest.CancelRequest(s.Conns()[0].Key())...) // server_tls_sslmode is prefer
 	if got := cancel.Received(); string(got) != string(want) {
 		t.Errorf("the server got % x, want % x", got, want)
 	}
