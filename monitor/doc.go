@@ -37,8 +37,17 @@
 // # Two primaries
 //
 // The one with the higher timeline wins, for as long as the process lives; the
-// other one's role is shown as unknown. With the same timeline both stay, and
-// router refuses to choose.
+// other one's role is shown as unknown, and pools are told to cut it off (Gate)
+// before the picture with the new one is published. With the same timeline both
+// stay, and router refuses to choose; once both have confirmed it, also while one of
+// them is down (roles.go). A server of another cluster is not used: which one is
+// meant is settled once. Where Patroni is asked (patroni.go) its leader is the
+// primary, if it says so itself.
+//
+// # Switchovers
+//
+// While one is held (switchover.go) the picture is Halted: nothing new goes to the
+// primary, until another server is one on a newer timeline.
 //
 // # Catalogs
 //

@@ -247,7 +247,7 @@ func (e *entry) publishLocked() {
 	for i, s := range e.servers {
 		st := &s.state
 		next.Servers[i] = router.Server{
-			Addr: s.addr, Role: st.shown, Up: st.up && !(bans && st.bannedLocked(wall)), Weight: st.conf.Weight, Groups: st.conf.Groups,
+			Addr: s.addr, Role: st.shown, Up: st.up && (!bans || !st.bannedLocked(wall)), Weight: st.conf.Weight, Groups: st.conf.Groups,
 			Load: s.load, Timeline: st.id.timeline, LSN: st.newest.position(), Steady: st.steady,
 		}
 		n := &next.Servers[i]

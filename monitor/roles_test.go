@@ -42,7 +42,7 @@ func (b *table) writes() int {
 // out when it comes back writable, and may come back as a replica.
 func TestOldPrimaryIsFenced(t *testing.T) {
 	b, g := newTable(t, autos(2)...), &gate{}
-	b.entry.gate = g
+	b.gate = g
 	b.primary(0, 1, 100)
 	b.replica(1, 1, 100)
 	b.fails(0, dead)
@@ -160,7 +160,7 @@ func TestWhichCluster(t *testing.T) {
 	})
 	t.Run("of the file", func(t *testing.T) {
 		b := newTable(t, autos(2)...)
-		b.entry.named = "one"
+		b.named = "one"
 		b.system(0, "two", false)
 		if b.writes() != -1 {
 			t.Errorf("writes go to %d", b.writes())
@@ -210,7 +210,7 @@ func TestPatroniDecides(t *testing.T) {
 
 func TestReplicaThatComesAndGoesIsBanned(t *testing.T) {
 	b := newTable(t, autos(3)...)
-	b.entry.interval = time.Hour
+	b.interval = time.Hour
 	b.primary(0, 1, 100)
 	b.replica(1, 1, 100)
 	b.replica(2, 1, 100)
@@ -241,7 +241,7 @@ func TestReplicaThatComesAndGoesIsBanned(t *testing.T) {
 
 func TestRamp(t *testing.T) {
 	b := newTable(t, autos(3)...)
-	b.entry.ramp = time.Hour
+	b.ramp = time.Hour
 	b.primary(0, 1, 100)
 	b.replica(1, 1, 100)
 	b.replica(2, 1, 100)
