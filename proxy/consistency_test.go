@@ -250,3 +250,37 @@ func TestCausalWait(t *testing.T) {
 		t.Errorf("after %v it read from %s", time.Since(began), got)
 	}
 }
+
+// TestPipelineKeepsItsReplica: what a client sends at once goes to one server, by
+// either protocol, however servers are chosen.
+func TestPipelineKeepsItsReplica(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust, Database: "consistency = \"eventual\"\nload_balance = \"round_robin\"\n"})
+	a := h.Client(t)
+	leases := func() (n uint64) {
+		for _, r := range h.Server.Routes() {
+			if r.Role == router.RoleReplica {
+				n += r.Count
+			}
+		}
+		return n
+	}
+	for _, send := range [][]byte{pgtest.Query("SELECT 7"), pgtest.Extended("SELECT 7")} {
+		for range 5 {
+			before := leases()
+			var all []byte
+			for range 8 {
+				all = append(all, send...)
+			}
+			a.Send(all)
+			for range 8 {
+				if got := pgtest.Trace(a.ReadUntilReady()); !strings.HasSuffix(got, "T D(7) C(SELECT 1) Z(I)") {
+					t.Fatal(got)
+				}
+			}
+			if n := leases() - before; n != 1 {
+				t.Errorf("%d leases for one pipeline", n)
+			}
+		}
+	}
+}
