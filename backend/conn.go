@@ -153,6 +153,7 @@ type Conn struct {
 	lost      error             // set once: the connection has died
 	last      error             // what the server has said in a FATAL error; nil if nothing
 	fatal     bool              // the holder has been told that
+	fatalTo   Sink              // who it was
 	early     bool              // the server's last words were there before what was sent last
 	stray     bool              // it was severed while the server was at work
 	params    map[string]string // as last reported
@@ -181,6 +182,14 @@ type Conn struct {
 	released atomic.Int64 // when last released
 	applied  atomic.Pointer[Settings]
 	unnamed  atomic.Uint64 // which Parse of an unnamed statement the server has, or one of the values in inject.go
+}
+
+// HadLastWords reports whether s has been told a FATAL error of the server's:
+// nothing may follow that.
+func (c *Conn) HadLastWords(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fatalTo == s && s != nil
 }
 
 // Settled reports whether the connection is lent to s and owes it nothing.

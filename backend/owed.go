@@ -139,6 +139,7 @@ type queue struct {
 	skipping bool // the server ignores everything up to the next Sync, which is not sent yet
 	copyIn   bool // the head is a COPY that reads from the client
 	failed   bool // the head Query or Sync has had its error
+	begun    bool // the head has had another message
 	probed   bool // the head Probe has seen its EmptyQueryResponse
 	doubt    int  // Syncs that a failed COPY may or may not have eaten
 	dropped  func(o Owed, refused bool)
@@ -196,7 +197,7 @@ func (q *queue) compact() {
 // no COPY, so the server ignores their messages.
 func (q *queue) pop() Owed {
 	o := q.take()
-	q.failed, q.probed = false, false
+	q.failed, q.probed, q.begun = false, false, false
 	q.strip()
 	return o
 }
@@ -249,7 +250,7 @@ func (q *queue) forged() (Owed, bool) {
 // connection has lost its place and must be closed.
 func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 	if t == wire.ErrorResponse {
-		return q.replyError()
+		return q.replyError(body)
 	}
 	if q.n == 0 {
 		if t == wire.ReadyForQuery && q.doubt > 0 {
@@ -261,6 +262,10 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("%w: %q with nothing owed", errOutOfSync, t)
 	}
 	h := q.at(0)
+	if t == wire.ReadyForQuery && q.doubt > 0 && h.Kind != Sync && h.Kind != Probe && !q.begun && !q.failed {
+		q.doubt-- // for one of those Syncs as well: the head's own does not come first
+		return Verdict{Forward: true, Sink: h.Sink, Done: true}, nil
+	}
 	v := Verdict{Forward: h.Do == Forward || h.Do == Replace && t == wire.ReadyForQuery, Sink: h.Sink}
 	pop := false
 	ok := false
@@ -310,6 +315,7 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 	if !ok || h.Do == Replace && t != wire.ReadyForQuery {
 		return Verdict{}, fmt.Errorf("%w: %q for %v", errOutOfSync, t, h.Kind)
 	}
+	q.begun = true
 	if pop {
 		q.pop()
 	}
@@ -330,7 +336,7 @@ func (q *queue) copyDone() {
 }
 
 // replyError is reply for ErrorResponse.
-func (q *queue) replyError() (Verdict, error) {
+func (q *queue) replyError(body []byte) (Verdict, error) {
 	if q.n == 0 {
 		return Verdict{}, fmt.Errorf("%w: an error with nothing owed", errOutOfSync)
 	}
@@ -349,7 +355,7 @@ func (q *queue) replyError() (Verdict, error) {
 	q.copyIn = false
 	if h.Kind.ready() {
 		if wasCopy {
-			q.copyFailed()
+			q.copyFailed(body)
 		}
 		q.failed = true
 		if h.Change != 0 || h.Makes {
@@ -361,7 +367,7 @@ func (q *queue) replyError() (Verdict, error) {
 		return v, nil
 	}
 	if wasCopy {
-		q.copyFailed()
+		q.copyFailed(body)
 	}
 	q.lose(q.pop(), true)
 	for q.n > 0 && q.at(0).Kind != Sync {
@@ -373,9 +379,9 @@ func (q *queue) replyError() (Verdict, error) {
 
 // copyFailed takes out what a failed COPY has read behind its own message: up
 // to and with the mark of CopyDone or, where there is none, the first message
-// that does not belong to COPY. How many of the Syncs before that were read by
-// the COPY is not known.
-func (q *queue) copyFailed() {
+// that does not belong to COPY, if that is what it has failed for. How many of the
+// Syncs before that were read by the COPY is not known.
+func (q *queue) copyFailed(body []byte) {
 	for q.n > 1 {
 		k := q.at(1).Kind
 		switch k {
@@ -386,7 +392,7 @@ func (q *queue) copyFailed() {
 			q.removeNext()
 			return
 		default:
-			if q.at(0).Kind == Query {
+			if q.at(0).Kind == Query && wire.ReadError(body).Code == wire.CodeProtocolViolation {
 				q.removeNext()
 			}
 			return

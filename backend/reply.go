@@ -343,7 +343,7 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	if sink == nil || c.fresh || c.doneLocked() || c.survivesLocked() {
 		return false
 	}
-	c.fatal = true
+	c.fatal, c.fatalTo = true, sink
 	c.try.over() // nothing of it is held back
 	c.to(sink, s)
 	return true

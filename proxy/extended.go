@@ -563,8 +563,12 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 	}
 	if known {
 		change := s.rename(string(name), nil)
-		a.owed = append(a.owed, backend.Owed{Kind: backend.Forge, Made: wire.CloseComplete, Sink: s, Change: change})
-		s.open, s.forged = true, true
+		// The server closes something else: it may take the message for what it is
+		// not, in a COPY for one.
+		p := a.out.Made()
+		*p = wire.AppendTarget(*p, wire.Close, 'S', noStatement)
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Sink: s, Change: change})
+		s.open, s.forged = true, false
 	}
 	return known, nil
 }

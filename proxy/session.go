@@ -362,6 +362,9 @@ func reason(err error) string {
 // writeLocal writes to the client what the proxy says itself. Nothing may be
 // owed to the client.
 func (s *Session) writeLocal(p []byte) error {
+	if s.lease != nil && s.lease.HadLastWords(s) {
+		return &lostServer{err: backend.ErrGone}
+	}
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	return s.Reply(p)
