@@ -78,13 +78,14 @@ match = "^select 8$|^select \\?, \\?$"
 target = "replica"
 `})
 	a := h.Client(t)
-	for sql, why := range map[string]string{
-		"SELECT 7":                                  "primary: read_write_split is hinted, and there is no hint",
-		"/* pgproxy: target=replica */ SELECT 7":    "replica: hint",
-		"SELECT 7, 8":                               "replica: rule",
-		"/* pgproxy: target=primary */ SELECT 7, 8": "primary: hint",
-		"BEGIN READ ONLY; COMMIT":                   "primary: not proved a read",
+	for _, v := range [][2]string{
+		{"SELECT 7", "primary: read_write_split is hinted, and there is no hint"},
+		{"/* pgproxy: target=replica */ SELECT 7", "replica: hint"},
+		{"SELECT 7, 8", "replica: rule"},
+		{"/* pgproxy: target=primary */ SELECT 7, 8", "primary: hint"},
+		{"BEGIN READ ONLY; COMMIT", "primary: not proved a read"},
 	} {
+		sql, why := v[0], v[1]
 		a.Query(sql)
 		if got := route(a); !strings.Contains(got, ": "+why+" (") {
 			t.Errorf("%s: %s", sql, got)
