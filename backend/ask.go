@@ -202,8 +202,11 @@ func (c *Conn) askLocked() whereTo {
 
 // sendQuestion writes what askLocked has prepared.
 func (c *Conn) sendQuestion() {
+	c.mu.Lock()
+	p := c.question
+	c.mu.Unlock()
 	c.writing.Lock()
-	err := c.io.Write(c.question)
+	err := c.io.Write(p)
 	c.writing.Unlock()
 	if err != nil {
 		_ = c.writeFailed(err)
