@@ -370,8 +370,14 @@ func (q *queue) replyError(body []byte) (Verdict, error) {
 		q.copyFailed(body)
 	}
 	q.lose(q.pop(), true)
+	query := false
 	for q.n > 0 && q.at(0).Kind != Sync {
-		q.drop(q.pop())
+		o := q.pop()
+		query = query || o.Kind == Query && o.Do == Forward
+		q.drop(o)
+	}
+	if query && q.n > 0 && q.at(0).Do == Swallow {
+		q.at(0).Do = Forward // the server skips the query as well: this ends it
 	}
 	q.skipping = q.n == 0
 	return v, nil

@@ -81,7 +81,7 @@ func (s *Session) effects(a *assembly, plan *router.Plan, alone bool, params []b
 		return
 	}
 	st := s.lease.State()
-	followed := alone && s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing
+	followed := alone && !s.began && s.barrier == nil && !e.Any(router.EffectMulti) && st.Status == wire.TxIdle && !st.Owing
 	if followed && e.Any(router.EffectSet) && len(plan.Vars) == 0 {
 		followed = false
 	}

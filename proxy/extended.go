@@ -228,6 +228,9 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}
+	if n, err := s.deferBatch(a, plan, q); n > 0 || err != nil {
+		return n, false, err
+	}
 	if !s.open {
 		if err := s.before(a, plan); err != nil {
 			return 0, false, err
@@ -386,6 +389,11 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	}
 	plan := s.planOf(name)
 	run := s.resolved(plan)
+	if plan != nil {
+		if n, err := s.deferBatch(a, plan, q); n > 0 || err != nil {
+			return n, false, err
+		}
+	}
 	if run != nil && !s.open {
 		if err := s.before(a, run); err != nil {
 			return 0, false, err
@@ -616,14 +624,14 @@ func (s *Session) sync(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if h.Body != 0 || len(q) < h.Size() {
 		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of Sync message")
 	}
-	s.open = false
+	s.open, s.began = false, false
 	s.batches++
 	if !s.skipping && !a.holding {
 		a.holding = s.hold()
 	}
 	if s.skipping || !a.holding {
 		s.skipping = false
-		return h.Size(), false, s.writeLocal(wire.AppendReadyForQuery(nil, wire.TxIdle))
+		return h.Size(), false, s.writeLocal(wire.AppendReadyForQuery(nil, s.localStatus()))
 	}
 	s.push(a, backend.Sync)
 	a.out.Relay(q[:h.Size()])

@@ -53,6 +53,12 @@ func (s *Session) inspect(cfg *config.Config) {
 		switch {
 		case s.queued():
 			s.inspectWait(cfg, t)
+		case s.inBlock.Load():
+			if t.idleTransaction > 0 && s.quietFor() > t.idleTransaction {
+				s.end(timeoutError("idle transaction timeout"))
+			} else if t.transaction > 0 && s.quietFor() > t.transaction {
+				s.end(timeoutError("transaction timeout"))
+			}
 		case t.clientIdle > 0 && s.quietFor() > t.clientIdle:
 			s.end(timeoutError("client_idle_timeout"))
 		}

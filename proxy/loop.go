@@ -221,6 +221,11 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 		return s.flushMessage(a, h)
 	case wire.FunctionCall:
 		s.unit.keep = false
+		if s.begun != nil {
+			if err := s.beginNow(a); err != nil {
+				return 0, false, err
+			}
+		}
 		if err := s.need(a, functionPlan); err != nil {
 			return s.failQuery(err, h)
 		}
@@ -271,6 +276,11 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		plan = s.plan(a, q[wire.HeaderLen:h.Size()-1])
 	} else if h.Body <= s.parseMax() {
 		return 0, true, nil
+	}
+	if s.begun != nil || plan.Effects.Any(router.EffectBegin) {
+		if done, err := s.deferQuery(a, plan, q, h); done || err != nil {
+			return h.Size(), false, err
+		}
 	}
 	switch {
 	case plan.Bad != nil:
@@ -335,6 +345,9 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 			s.listenFor(q[wire.HeaderLen:h.Size()-1], nil)
 		}
 		a.out.Relay(q[:h.Size()])
+	}
+	if s.began {
+		s.endBegin(a)
 	}
 	return h.Size(), false, s.settleAll(a)
 }
@@ -440,6 +453,26 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
 		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
 	}
+	if s.begun != nil {
+		return s.lendBlock(a, plan)
+	}
+	return s.lendNew(a, plan)
+}
+
+// lendBlock is lend for the first statement behind a BEGIN that was put off.
+func (s *Session) lendBlock(a *assembly, plan *router.Plan) error {
+	if err := s.lendNew(a, s.begun.plan); err != nil {
+		return lateError(err)
+	}
+	s.begin(a)
+	if s.sight.blind {
+		s.sight.blind = blind(plan)
+	}
+	return nil
+}
+
+// lendNew makes s.lease another connection, for a plan.
+func (s *Session) lendNew(a *assembly, plan *router.Plan) error {
 	c, err := s.borrow(plan, a.now)
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func (s *Session) parseAlone(q []byte, h wire.Header, m wire.ParseMessage) (n in
 	}
 	s.setName(string(m.Name), st)
 	s.batches++
-	return h.Size() + wire.HeaderLen, s.writeLocal(wire.AppendReadyForQuery(wire.AppendEmpty(nil, wire.ParseComplete), wire.TxIdle))
+	return h.Size() + wire.HeaderLen, s.writeLocal(wire.AppendReadyForQuery(wire.AppendEmpty(nil, wire.ParseComplete), s.localStatus()))
 }
 
 // undo takes back the changes that have not happened.

@@ -57,6 +57,8 @@ type Session struct {
 	skipping      bool         // after a local error: ignore everything up to Sync
 	rest          int          // bytes left of a message that is relayed (or dropped) in parts
 	drop          bool         // drop those bytes
+	begun         *begun       // a BEGIN that no server has heard of yet
+	began         bool         // it was sent in the batch, or in front of the query, at hand
 	forged        bool         // the last reply that is owed is one that the proxy makes
 	barrier       *router.Plan // act on it when the statement is complete
 	barrierErrors uint64       // ErrorResponses of the lease before that statement
@@ -120,6 +122,7 @@ type Session struct {
 	mine       atomic.Pointer[atomic.Int64]     // stamp of the last write that counts as its own
 	writes     atomic.Pointer[[]*atomic.Int64]  // those of the database, see Server.writesOf
 	cancelling atomic.Bool
+	inBlock    atomic.Bool  // begun is set
 	failing    atomic.Bool  // a statement has failed that is to be run again
 	canceled   atomic.Bool  // the client has asked for a cancel meanwhile
 	ending     atomic.Bool  // ended is set

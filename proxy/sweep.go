@@ -41,7 +41,7 @@ func (s *Session) busy() bool {
 	if r := s.replica.Load(); r != nil {
 		return r.busy()
 	}
-	if s.waiter.Waiting() || s.waiting.Load() != 0 || s.failing.Load() {
+	if s.waiter.Waiting() || s.waiting.Load() != 0 || s.failing.Load() || s.inBlock.Load() {
 		return true
 	}
 	c := s.current.Load()

@@ -1,0 +1,230 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+
+	"pgproxy/backend"
+	"pgproxy/config"
+	"pgproxy/router"
+	"pgproxy/wire"
+)
+
+// A BEGIN that stands alone needs no server: it is answered here, and sent with the
+// first statement that needs one, as Parse, Bind and Execute without a Sync in front
+// of it. So a client that has said BEGIN and nothing more holds no connection, and
+// the server skips the statement if BEGIN fails: the client hears that error in its
+// place. A COMMIT or ROLLBACK right behind BEGIN is answered here as well.
+//
+// The connection is chosen by BEGIN, not by the statement. A BEGIN that a replica
+// could run, or whose place the client may still change, is not put off.
+
+// begun is a BEGIN that was answered and that no server has heard of.
+type begun struct {
+	sql  string
+	plan *router.Plan
+	own  bool // it is sent alone, and its answer waited for
+}
+
+// defers reports whether a BEGIN can be put off: it stands alone, and would go to
+// the primary whatever comes.
+func (s *Session) defers(plan *router.Plan) bool {
+	if plan.Effects&^router.EffectBeginReadOnly != router.EffectBegin || plan.Tag != "BEGIN" && plan.Tag != "START TRANSACTION" ||
+		plan.Bad != nil || plan.Proxy != nil || s.mode != config.PoolTransaction || s.explains(plan) || s.ears.Load() != nil ||
+		len(s.changes) > 0 || s.lease != nil && s.lease.HeldBy(s) {
+		return false
+	}
+	if !s.splits() {
+		return true
+	}
+	target, _ := s.wish(plan)
+	return (s.db.ReadWriteSplit == config.SplitAuto || s.db.ReadWriteSplit == config.SplitHinted) &&
+		plan.Class == router.ClassPrimary && target == "" && !s.leaves(plan)
+}
+
+// ends reports whether a statement only ends a transaction block.
+func ends(plan *router.Plan) bool {
+	return plan.Effects == router.EffectEnd && (plan.Tag == "COMMIT" || plan.Tag == "ROLLBACK") && plan.Bad == nil && !plan.Explain
+}
+
+// plain reports whether a statement can be sent in one write with BEGIN: nothing
+// but its own answer comes of it.
+func plain(plan *router.Plan) bool {
+	return plan.Effects&^(router.EffectWrite|router.EffectDDL) == 0 && plan.Bad == nil && plan.Proxy == nil && plan.Listens == nil &&
+		plan.Use == router.PreparedNone && !plan.Explain
+}
+
+// localStatus is the state of the client's transaction while it has no server.
+func (s *Session) localStatus() wire.TxStatus {
+	if s.begun != nil {
+		return wire.TxInside
+	}
+	return wire.TxIdle
+}
+
+// putOff notes a BEGIN, or forgets the one that was put off.
+func (s *Session) putOff(b *begun) {
+	s.begun = b
+	s.inBlock.Store(b != nil)
+}
+
+// deferQuery deals with a simple query if it is a BEGIN to be put off, or stands
+// behind one. done says that the client was answered; otherwise the query goes its
+// way.
+func (s *Session) deferQuery(a *assembly, plan *router.Plan, q []byte, h wire.Header) (done bool, err error) {
+	if s.open {
+		return false, nil
+	}
+	switch {
+	case s.begun == nil:
+		if plan.Effects&router.EffectBegin == 0 || a.holding || !s.defers(plan) {
+			return false, nil
+		}
+		s.putOff(&begun{sql: string(q[wire.HeaderLen : h.Size()-1]), plan: plan})
+	case ends(plan) && !s.params.trace:
+		s.putOff(nil)
+	case plain(plan) && !s.params.trace && len(q) >= h.Size():
+		return false, nil
+	default:
+		return false, s.beginNow(a)
+	}
+	s.unnamed.drop() // as the server does
+	return true, s.writeLocal(wire.AppendReadyForQuery(wire.AppendCommandComplete(nil, plan.Tag), s.localStatus()))
+}
+
+// deferBatch is deferQuery for a batch of the extended protocol that starts at q and
+// has nothing in it but this one statement. It returns how many bytes it is done
+// with; 0 if the batch goes its way.
+func (s *Session) deferBatch(a *assembly, plan *router.Plan, q []byte) (n int, err error) {
+	if s.open || a.holding || !(s.begun == nil && plan.Effects&router.EffectBegin != 0 && s.defers(plan) || s.begun != nil && ends(plan) && !s.params.trace) {
+		return 0, nil
+	}
+	var parsed *wire.ParseMessage
+	var sql, out []byte
+	bound, ran := false, false
+	for rest := q; ; {
+		if len(rest) < wire.HeaderLen {
+			return 0, nil
+		}
+		h, err := wire.ReadHeader(rest, s.maxPacket())
+		if err != nil || len(rest) < h.Size() {
+			return 0, nil
+		}
+		body := rest[wire.HeaderLen:h.Size()]
+		rest = rest[h.Size():]
+		n += h.Size()
+		switch h.Type {
+		case wire.Parse:
+			m, err := wire.ReadParse(body)
+			if err != nil || parsed != nil || bound || len(m.Name) > 0 || !bytes.Equal(m.OIDs, []byte{0, 0}) {
+				return 0, nil
+			}
+			parsed, sql = &m, m.Query
+			out = wire.AppendEmpty(out, wire.ParseComplete)
+		case wire.Bind:
+			portal, name, used, ok := wire.ReadBindNames(body)
+			if !ok || bound || len(portal) > 0 || parsed != nil && len(name) > 0 || !bytes.HasPrefix(body[used:], []byte{0, 0, 0, 0}) {
+				return 0, nil
+			}
+			if parsed == nil {
+				if s.planOf(name) == nil {
+					return 0, nil
+				}
+				sql = s.statementText(name)
+			}
+			bound = true
+			out = wire.AppendEmpty(out, wire.BindComplete)
+		case wire.Describe:
+			kind, name, err := wire.ReadTarget(body)
+			if err != nil || kind != 'P' || len(name) > 0 || !bound || ran {
+				return 0, nil
+			}
+			out = wire.AppendEmpty(out, wire.NoData)
+		case wire.Execute:
+			if !bound || ran || len(body) != 5 || body[0] != 0 {
+				return 0, nil
+			}
+			ran = true
+			out = wire.AppendCommandComplete(out, plan.Tag)
+		case wire.Sync:
+			if h.Body != 0 || !ran || len(sql) == 0 {
+				return 0, nil
+			}
+			if s.begun == nil {
+				s.putOff(&begun{sql: string(sql), plan: plan})
+			} else {
+				s.putOff(nil)
+			}
+			if parsed != nil {
+				s.unnamed = unnamedStatement{
+					id: s.srv.changes.Add(1), query: bytes.Clone(parsed.Query), oids: bytes.Clone(parsed.OIDs), plan: plan,
+				}
+			}
+			s.batches++
+			return n, s.writeLocal(wire.AppendReadyForQuery(out, s.localStatus()))
+		default:
+			return 0, nil
+		}
+	}
+}
+
+// begin puts the BEGIN that was put off in front of what is sent to the lease.
+func (s *Session) begin(a *assembly) {
+	b := s.begun
+	s.putOff(nil)
+	s.unit.keep, s.forged, s.began = false, false, true
+	n := len(a.owed)
+	p := a.out.Made()
+	a.owed, *p = s.lease.Inside(b.sql, s, a.owed, *p)
+	if b.own {
+		for i := range a.owed[n:] {
+			a.owed[n+i].Own = true
+		}
+		s.endBegin(a)
+	}
+}
+
+// endBegin appends the Sync behind a BEGIN that no Sync of the client's follows. If
+// BEGIN fails, its ReadyForQuery is the client's.
+func (s *Session) endBegin(a *assembly) {
+	s.began = false
+	p := a.out.Made()
+	*p = wire.AppendSync(*p)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Sync, Do: backend.Swallow, Own: true, Sink: s})
+}
+
+// beginNow sends the BEGIN that was put off and waits for its answer: the lease is
+// kept then, in a transaction.
+func (s *Session) beginNow(a *assembly) error {
+	s.begun.own = true
+	if err := s.lend(a, s.begun.plan); err != nil {
+		return err
+	}
+	if err := s.flush(a); err != nil {
+		return err
+	}
+	c := s.lease
+	c.Quiet(s)
+	if !c.Hold(s) {
+		return s.lostBatch()
+	}
+	a.holding = true
+	if st := c.State(); st.Failed != nil {
+		e := *st.Failed
+		e.Severity = wire.SeverityFatal
+		return &e
+	}
+	return nil
+}
+
+// lateError is what becomes of the error of a client whose BEGIN was answered and
+// that no server can be had for: its transaction cannot go on.
+func lateError(err error) error {
+	var e *wire.Error
+	if !errors.As(err, &e) || e.Fatal() {
+		return err
+	}
+	fatal := *e
+	fatal.Severity = wire.SeverityFatal
+	return fatal.Because(err)
+}

@@ -1,0 +1,147 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"pgproxy/pgtest"
+)
+
+// TestDeferredBegin: BEGIN holds no server connection, and a transaction is one from
+// its first statement on.
+func TestDeferredBegin(t *testing.T) {
+	c := realCluster(t)
+	if err := c.Exec(t.Context(), "CREATE TABLE IF NOT EXISTS deferred (i int); GRANT ALL ON deferred TO public"); err != nil {
+		t.Fatal(err)
+	}
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+	a, b := h.Client(t), h.Client(t)
+	a.Skip = "S"
+	query := func(sql string) []byte { return pgtest.Query(sql) }
+	extended := func(sql string) []byte { return pgtest.Join(execute(sql), pgtest.Sync()) }
+	described := func(sql string) []byte { return pgtest.Extended(sql) }
+	for name, v := range map[string]struct {
+		send   func(string) []byte
+		before string
+	}{"simple": {query, ""}, "extended": {extended, "1 2 "}, "described": {described, "1 2 n "}} {
+		t.Run(name, func(t *testing.T) {
+			leases := h.Pools.Stats()[0].Assigned
+			for _, sql := range []string{"COMMIT", "ROLLBACK", "END", "abort ;"} {
+				a.Send(v.send("/* hi */ BEGIN ISOLATION LEVEL REPEATABLE READ;"))
+				a.Expect(v.before + "C(BEGIN) Z(T)")
+				a.Send(v.send(sql))
+				tag := "COMMIT"
+				if sql == "ROLLBACK" || strings.HasPrefix(sql, "abort") {
+					tag = "ROLLBACK"
+				}
+				a.Expect(v.before + "C(" + tag + ") Z(I)")
+			}
+			if n := h.Pools.Stats()[0].Assigned; n != leases {
+				t.Errorf("%d leases", n-leases)
+			}
+			for _, behind := range []struct{ sql, want string }{
+				{"SELECT current_setting('transaction_isolation')", "T D(repeatable read) C(SELECT 1) Z(T)"},
+				{"SELECT 1/0", "E(22012) Z(E)"},
+				{"no sql", "E(42601) Z(E)"},
+				{"INSERT INTO deferred VALUES (1)", "C(INSERT 0 1) Z(T)"},
+				{"SET LOCAL work_mem = '9MB'", "C(SET) Z(T)"},
+				{"SET work_mem = '9MB'", "C(SET) Z(T)"},
+				{"SELECT 1; SELECT 2", "T D(1) C(SELECT 1) T D(2) C(SELECT 1) Z(T)"},
+				{"SAVEPOINT s", "C(SAVEPOINT) Z(T)"},
+				{"BEGIN", "N(25001) C(BEGIN) Z(T)"},
+				{"COMMIT AND CHAIN", "C(COMMIT) Z(T)"},
+				{"SHOW pgproxy.target", "T D() C(SHOW) Z(T)"},
+				{"VACUUM", "E(25001) Z(E)"},
+				{"", "I Z(T)"},
+				{"PREPARE later AS SELECT 1", "C(PREPARE) Z(T)"},
+				{"COPY (SELECT 1) TO STDOUT", `H d(1\n) c C(COPY 1) Z(T)`},
+			} {
+				a.Send(v.send("START TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+				a.Expect(v.before + "C(START TRANSACTION) Z(T)")
+				same(t, b, "SELECT 'free'", "T D(free) C(SELECT 1) Z(I)")
+				same(t, a, behind.sql, behind.want)
+				b.Send(pgtest.Query("SELECT 'next'"))
+				h.waitState(t, b, "waiting")
+				a.Send(v.send("ROLLBACK"))
+				a.Expect(v.before + "C(ROLLBACK) Z(I)")
+				b.Expect("T D(next) C(SELECT 1) Z(I)")
+			}
+		})
+	}
+	same(t, b, "SELECT count(*) FROM deferred", "T D(0) C(SELECT 1) Z(I)")
+	// In the extended protocol: named statements, a batch in parts, a Sync alone.
+	a.Send(pgtest.Parse("begin", "BEGIN READ ONLY"), pgtest.Sync())
+	a.Expect("1 Z(I)")
+	begin := pgtest.Join(pgtest.Bind("", "begin"), pgtest.Execute("", 0), pgtest.Sync())
+	a.Send(begin)
+	a.Expect("2 C(BEGIN) Z(T)")
+	a.Send(pgtest.Sync())
+	a.Expect("Z(T)")
+	a.Send(pgtest.Parse("", "INSERT INTO deferred VALUES (1)"), pgtest.Flush())
+	a.Expect("1")
+	a.Send(pgtest.Bind("", ""), pgtest.Execute("", 0), pgtest.Sync())
+	a.Expect("2 E(25006) Z(E)")
+	a.Send(pgtest.Extended("SELECT 1"))
+	a.Expect("E(25P02) Z(E)")
+	a.Send(pgtest.Extended("ROLLBACK"))
+	a.Expect("1 2 n C(ROLLBACK) Z(I)")
+	a.Send(begin)
+	a.Expect("2 C(BEGIN) Z(T)")
+	a.Send(pgtest.FunctionCall(1598)) // random()
+	if got := pgtest.Trace(a.ReadUntilReady()); !strings.HasPrefix(got, "V") || !strings.HasSuffix(got, "Z(T)") {
+		t.Errorf("fast path: %s", got)
+	}
+	same(t, a, "COPY deferred FROM STDIN", "E(25006) Z(E)")
+	same(t, a, "COMMIT", "C(ROLLBACK) Z(I)")
+	same(t, a, "BEGIN", "C(BEGIN) Z(T)")
+	a.Send(pgtest.Query("COPY deferred FROM STDIN"))
+	a.Expect("G")
+	a.Send(pgtest.CopyData("1\n"), pgtest.CopyDone())
+	a.Expect("C(COPY 1) Z(T)")
+	same(t, a, "ROLLBACK", "C(ROLLBACK) Z(I)")
+	// All in one write.
+	a.Send(pgtest.Query("BEGIN"), pgtest.Query("SELECT 1"), pgtest.Query("COMMIT"), pgtest.Query("BEGIN"), pgtest.Query("COMMIT"), pgtest.Query("SELECT 2"))
+	a.Expect("C(BEGIN) Z(T) T D(1) C(SELECT 1) Z(T) C(COMMIT) Z(I) C(BEGIN) Z(T) C(COMMIT) Z(I) T D(2) C(SELECT 1) Z(I)")
+}
+
+// TestDeferredBeginFails: the statement behind a BEGIN that the server refuses does
+// not run.
+func TestDeferredBeginFails(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[1:2], Proxy: trust + "default_pool_size = 1"}) // a standby
+	a, b := h.Client(t), h.Client(t)
+	for range 2 {
+		same(t, a, "BEGIN ISOLATION LEVEL SERIALIZABLE", "C(BEGIN) Z(T)")
+		same(t, a, "SELECT 1", "E(0A000) Z(I)")
+		same(t, a, "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
+		a.Send(pgtest.Extended("BEGIN ISOLATION LEVEL SERIALIZABLE"))
+		a.Expect("1 2 n C(BEGIN) Z(T)")
+		a.Send(pgtest.Extended("SELECT 1"))
+		a.Expect("E(0A000) Z(I)")
+		a.Send(pgtest.Extended("SELECT 1"))
+		a.Expect("1 2 T D(1) C(SELECT 1) Z(I)")
+		same(t, b, "SELECT 2", "T D(2) C(SELECT 1) Z(I)")
+	}
+	// Where its answer was waited for, the session ends with it.
+	same(t, a, "BEGIN ISOLATION LEVEL SERIALIZABLE", "C(BEGIN) Z(T)")
+	a.Send(pgtest.Query("SET work_mem = '1MB'"))
+	if e := refusal(t, a); code(e) != "0A000" {
+		t.Errorf("got %v", e)
+	}
+	same(t, b, "SELECT 2", "T D(2) C(SELECT 1) Z(I)")
+}
+
+// TestDeferredBeginTimeout: who says BEGIN and nothing more is idle in a
+// transaction.
+func TestDeferredBeginTimeout(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "idle_transaction_timeout = \"100ms\""})
+	a := h.Client(t)
+	same(t, a, "BEGIN", "C(BEGIN) Z(T)")
+	within(t, 10*time.Second, "the timeout", func() {
+		if e := refusal(t, a); !strings.Contains(e.Message, "idle transaction timeout") {
+			t.Errorf("got %v", e)
+		}
+	})
+}
