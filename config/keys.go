@@ -155,6 +155,7 @@ var proxyKeys = []key[Proxy]{
 	number("max_prepared_statements", func(p *Proxy) *int { return &p.MaxPreparedStatements }, 0, 1_000_000),
 	number("max_client_prepared_statements", func(p *Proxy) *int { return &p.MaxClientPreparedStatements }, 0, 1_000_000),
 	number("prepared_statement_memory", func(p *Proxy) *int64 { return &p.PreparedStatementMemory }, 0, 1<<40),
+	boolean("deferred_begin", func(p *Proxy) *bool { return &p.DeferredBegin }),
 	number("session_audit_ratio", func(p *Proxy) *int { return &p.SessionAuditRatio }, 0, 1_000_000),
 
 	enum("server_tls_sslmode", func(p *Proxy) *TLSMode { return &p.ServerTLS.Mode }),

@@ -86,6 +86,7 @@ type Proxy struct {
 	ServerResetQuery      string        // "" is none
 	ServerRoundRobin      bool          // lend the connection that was used least recently, not the last one
 	MaxPreparedStatements int           // on each server connection; 0 is no limit
+	DeferredBegin         bool          // BEGIN takes no server connection before there is a statement
 	SessionAuditRatio     int           // one in so many transactions is followed by an audit of the session; 0 is none
 
 	MaxClientPreparedStatements int   // of one client; 0 is no limit

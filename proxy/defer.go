@@ -10,7 +10,7 @@ import (
 	"pgproxy/wire"
 )
 
-// A BEGIN that stands alone needs no server: it is answered here, and sent with the
+// With deferred_begin, a BEGIN that stands alone needs no server: it is answered here, and sent with the
 // first statement that needs one, as Parse, Bind and Execute without a Sync in front
 // of it. So a client that has said BEGIN and nothing more holds no connection, and
 // the server skips the statement if BEGIN fails: the client hears that error in its
@@ -29,7 +29,7 @@ type begun struct {
 // defers reports whether a BEGIN can be put off: it stands alone, and would go to
 // the primary whatever comes.
 func (s *Session) defers(plan *router.Plan) bool {
-	if plan.Effects&^router.EffectBeginReadOnly != router.EffectBegin || plan.Tag != "BEGIN" && plan.Tag != "START TRANSACTION" ||
+	if !s.cfg.Proxy.DeferredBegin || plan.Effects&^router.EffectBeginReadOnly != router.EffectBegin || plan.Tag != "BEGIN" && plan.Tag != "START TRANSACTION" ||
 		plan.Bad != nil || plan.Proxy != nil || s.mode != config.PoolTransaction || s.explains(plan) || s.ears.Load() != nil ||
 		len(s.changes) > 0 || s.lease != nil && s.lease.HeldBy(s) {
 		return false
@@ -96,7 +96,8 @@ func (s *Session) deferQuery(a *assembly, plan *router.Plan, q []byte, h wire.He
 // has nothing in it but this one statement. It returns how many bytes it is done
 // with; 0 if the batch goes its way.
 func (s *Session) deferBatch(a *assembly, plan *router.Plan, q []byte) (n int, err error) {
-	if s.open || a.holding || !(s.begun == nil && plan.Effects&router.EffectBegin != 0 && s.defers(plan) || s.begun != nil && ends(plan) && !s.params.trace) {
+	begins := s.begun == nil && plan.Effects.Any(router.EffectBegin) && s.defers(plan)
+	if s.open || a.holding || !begins && (s.begun == nil || !ends(plan) || s.params.trace) {
 		return 0, nil
 	}
 	var parsed *wire.ParseMessage
@@ -200,6 +201,8 @@ func (s *Session) beginNow(a *assembly) error {
 	if err := s.lend(a, s.begun.plan); err != nil {
 		return err
 	}
+	pin, brief := a.pin, backend.PinBrief&^a.pin
+	a.pin |= backend.PinBrief
 	if err := s.flush(a); err != nil {
 		return err
 	}
@@ -208,7 +211,8 @@ func (s *Session) beginNow(a *assembly) error {
 	if !c.Hold(s) {
 		return s.lostBatch()
 	}
-	a.holding = true
+	a.holding, a.pin = true, pin
+	c.Unpin(brief) // it is held
 	if st := c.State(); st.Failed != nil {
 		e := *st.Failed
 		e.Severity = wire.SeverityFatal

@@ -15,7 +15,7 @@ func TestDeferredBegin(t *testing.T) {
 	if err := c.Exec(t.Context(), "CREATE TABLE IF NOT EXISTS deferred (i int); GRANT ALL ON deferred TO public"); err != nil {
 		t.Fatal(err)
 	}
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"})
 	a, b := h.Client(t), h.Client(t)
 	a.Skip = "S"
 	query := func(sql string) []byte { return pgtest.Query(sql) }
@@ -54,7 +54,7 @@ func TestDeferredBegin(t *testing.T) {
 				{"SHOW pgproxy.target", "T D() C(SHOW) Z(T)"},
 				{"VACUUM", "E(25001) Z(E)"},
 				{"", "I Z(T)"},
-				{"PREPARE later AS SELECT 1", "C(PREPARE) Z(T)"},
+				{"EXECUTE nothing", "E(26000) Z(E)"},
 				{"COPY (SELECT 1) TO STDOUT", `H d(1\n) c C(COPY 1) Z(T)`},
 			} {
 				a.Send(v.send("START TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
@@ -109,7 +109,7 @@ func TestDeferredBegin(t *testing.T) {
 // not run.
 func TestDeferredBeginFails(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[1:2], Proxy: trust + "default_pool_size = 1"}) // a standby
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[1:2], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"}) // a standby
 	a, b := h.Client(t), h.Client(t)
 	for range 2 {
 		same(t, a, "BEGIN ISOLATION LEVEL SERIALIZABLE", "C(BEGIN) Z(T)")
@@ -136,7 +136,7 @@ func TestDeferredBeginFails(t *testing.T) {
 // transaction.
 func TestDeferredBeginTimeout(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "idle_transaction_timeout = \"100ms\""})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\nidle_transaction_timeout = \"100ms\""})
 	a := h.Client(t)
 	same(t, a, "BEGIN", "C(BEGIN) Z(T)")
 	within(t, 10*time.Second, "the timeout", func() {

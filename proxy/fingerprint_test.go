@@ -267,14 +267,12 @@ func (l *lab) free(t testing.TB) bool {
 	t.Helper()
 	pinned := false
 	eventually(t, 10*time.Second, "the server connection at rest", func() bool {
-		for _, s := range l.h.Pools.Servers() {
-			if s.Owed > 0 {
-				return false
-			}
-			pinned = s.Pinned != 0
-			return pinned || !s.Active
+		list := l.h.Pools.Servers()
+		if len(list) == 0 {
+			return true
 		}
-		return true
+		pinned = list[0].Pinned != 0
+		return list[0].Owed == 0 && (pinned || !list[0].Active)
 	})
 	return !pinned
 }
