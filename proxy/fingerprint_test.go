@@ -117,9 +117,15 @@ var stateOps = func() (ops []stateOp) {
 		ops = append(ops, simpleOp(sql))
 	}
 	for _, v := range [][]string{
-		{"SET work_mem = '12MB'"}, {"SET ROLE boss"}, {"SET my.own = 'extended'"}, {"RESET ALL"}, {"CREATE TEMP TABLE temp_four (i int)"},
-		{"SELECT set_config($1, $2, false)", "work_mem", "13MB"}, {"SELECT set_config($1, $2, false)", "my.own", "bound"},
-		{"SELECT set_config('my.other', $1, $2)", "maybe", "false"}, {"SELECT pg_advisory_lock(pg_backend_pid(), $1)", "75"},
+		{"SET work_mem = '12MB'"},
+		{"SET ROLE boss"},
+		{"SET my.own = 'extended'"},
+		{"RESET ALL"},
+		{"CREATE TEMP TABLE temp_four (i int)"},
+		{"SELECT set_config($1, $2, false)", "work_mem", "13MB"},
+		{"SELECT set_config($1, $2, false)", "my.own", "bound"},
+		{"SELECT set_config('my.other', $1, $2)", "maybe", "false"},
+		{"SELECT pg_advisory_lock(pg_backend_pid(), $1)", "75"},
 	} {
 		ops = append(ops, extendedOp(v[0], v[1:]...))
 	}

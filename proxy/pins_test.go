@@ -181,8 +181,14 @@ func TestConnectQuerySettings(t *testing.T) {
 	})
 	a, b := h.Client(t), h.Client(t)
 	for _, sql := range [][]string{
-		{"SELECT 1"}, {"SET work_mem = '5MB'"}, {"RESET work_mem"}, {"RESET ALL"}, {"DISCARD ALL"}, {"BEGIN", "SET work_mem = '6MB'", "COMMIT"},
-		{"BEGIN", "RESET work_mem", "COMMIT"}, {"DO $$ BEGIN SET work_mem = '7MB'; END $$"},
+		{"SELECT 1"},
+		{"SET work_mem = '5MB'"},
+		{"RESET work_mem"},
+		{"RESET ALL"},
+		{"DISCARD ALL"},
+		{"BEGIN", "SET work_mem = '6MB'", "COMMIT"},
+		{"BEGIN", "RESET work_mem", "COMMIT"},
+		{"DO $$ BEGIN SET work_mem = '7MB'; END $$"},
 	} {
 		for _, q := range sql {
 			a.Query(q)

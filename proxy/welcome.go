@@ -106,22 +106,20 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 			return nil, nil, s.endReason()
 		}
 		st := c.State()
-		switch e := st.Failed; {
-		case e == nil:
-			accepted = next
-			v, ok := c.Reported(x.Name)
-			if !ok {
-				v, ok = st.Read.Get(x.Name)
-			}
-			if ok && v != x.Value {
-				// The value may have been a part of one, as in "dmy" for DateStyle.
-				accepted = accepted.With(x.Name, v)
-				c.SetApplied(accepted)
-			}
-		default:
+		if e := st.Failed; e != nil {
 			c.Abandon(s, "DISCARD ALL")
 			e.Severity = wire.SeverityFatal
 			return nil, nil, e
+		}
+		accepted = next
+		v, ok := c.Reported(x.Name)
+		if !ok {
+			v, ok = st.Read.Get(x.Name)
+		}
+		if ok && v != x.Value {
+			// The value may have been a part of one, as in "dmy" for DateStyle.
+			accepted = accepted.With(x.Name, v)
+			c.SetApplied(accepted)
 		}
 	}
 	params = sorted(c.Params())
