@@ -150,6 +150,6 @@ func (p *prover) message() (head, body []byte, err error) {
 }
 
 func (p *prover) answer(body []byte) error {
-	_, err := p.Conn.Write(append(wire.AppendHeader(nil, wire.Password, len(body)), body...))
+	_, err := p.Write(append(wire.AppendHeader(nil, wire.Password, len(body)), body...))
 	return err
 }

@@ -46,13 +46,13 @@ func (c Config) Format(f fmt.State, verb rune) {
 }
 
 // Format prints the fields.
-func (x Proxy) Format(f fmt.State, verb rune) {
+func (p Proxy) Format(f fmt.State, verb rune) {
 	type fields Proxy
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), fields(x))
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), fields(p))
 }
 
 // Format prints the fields.
-func (db Database) Format(f fmt.State, verb rune) {
+func (d Database) Format(f fmt.State, verb rune) {
 	type fields Database
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), fields(db))
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), fields(d))
 }
