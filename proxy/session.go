@@ -319,7 +319,7 @@ func (s *Session) fail(err error) {
 	_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	if c := s.lease; s.werr != nil || c != nil && c.Halfway(s) {
+	if c := s.lease; s.werr != nil || c != nil && (c.Halfway(s) || c.HadLastWords(s)) {
 		return // in the middle of a row it would be taken for a part of it
 	}
 	p := out.Append(nil)

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -159,5 +160,40 @@ func compareWire(t *testing.T, ways func(script []byte, do func(name string, pla
 func TestWireOracle(t *testing.T) {
 	compareWire(t, func(script []byte, do func(string, func(*pgtest.RawClient) string)) {
 		do("in one piece", func(p *pgtest.RawClient) string { return play(p, script, 0) })
+	})
+}
+
+// TestWireOracleByteByByte sends each byte in a write of its own.
+func TestWireOracleByteByByte(t *testing.T) {
+	compareWire(t, func(script []byte, do func(string, func(*pgtest.RawClient) string)) {
+		do("byte by byte", func(p *pgtest.RawClient) string {
+			head := script[:len(script)-len(tidy)]
+			for i := range head {
+				if p.TrySend(head[i:i+1]) != nil {
+					break // the connection has been closed
+				}
+			}
+			return play(p, tidy, 0)
+		})
+	})
+}
+
+// everyCut is the environment variable that has TestWireOracleEveryCut cut at all
+// offsets, which takes minutes.
+const everyCut = "PGPROXY_TEST_EVERY_CUT"
+
+// TestWireOracleEveryCut sends each script in two pieces, cut at every eighth
+// offset, beginning at another one for each script.
+func TestWireOracleEveryCut(t *testing.T) {
+	step := 8
+	if os.Getenv(everyCut) != "" {
+		step = 1
+	}
+	n := 0
+	compareWire(t, func(script []byte, do func(string, func(*pgtest.RawClient) string)) {
+		n++
+		for at := 1 + n%step; at < len(script)-len(tidy); at += step {
+			do(fmt.Sprintf("cut at %d", at), func(p *pgtest.RawClient) string { return play(p, script, at) })
+		}
 	})
 }
