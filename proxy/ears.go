@@ -28,9 +28,8 @@ type ears struct {
 	// Guarded by mu.
 	mu        sync.Mutex
 	l         *listener
-	queue     []heard // to be written
-	doubtful  []heard // for LISTENs that may still be rolled back
-	size      int     // bytes of both
+	queue     []heard // to be written, in this order
+	size      int     // bytes of it
 	undecided bool    // acts are not known to be committed: nothing is written
 	draining  bool    // drain is running
 	deaf      bool    // the client is to leave
@@ -43,6 +42,7 @@ type ears struct {
 type heard struct {
 	channel string
 	msg     []byte
+	doubt   bool // for a LISTEN that may still be rolled back
 }
 
 // listener returns where the client listens.
@@ -57,13 +57,9 @@ func (e *ears) listener() *listener {
 func (e *ears) hear(name string, p []byte, told bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case !e.roomLocked(len(p)):
-	case told:
-		e.queue = append(e.queue, heard{name, p})
+	if e.roomLocked(len(p)) {
+		e.queue = append(e.queue, heard{name, p, !told})
 		e.prodLocked()
-	default:
-		e.doubtful = append(e.doubtful, heard{name, p})
 	}
 }
 
@@ -71,7 +67,7 @@ func (e *ears) hear(name string, p []byte, told bool) {
 // leave.
 func (e *ears) roomLocked(n int) bool {
 	if e.size += n; e.size > maxHeard && !e.deaf {
-		e.deaf, e.queue, e.doubtful = true, nil, nil
+		e.deaf, e.queue = true, nil
 		e.s.srv.goes.Add(1)
 		go func() {
 			defer e.s.srv.goes.Done()
@@ -92,7 +88,7 @@ func (e *ears) begin() {
 func (e *ears) forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.doubtful = e.dropLocked(e.doubtful, func(string) bool { return true })
+	e.dropLocked(func(h *heard) bool { return h.doubt })
 }
 
 // decide takes over what the transaction has committed: of the channels that are
@@ -101,26 +97,21 @@ func (e *ears) forget() {
 func (e *ears) decide(all bool, keep map[string]bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	off := func(name string) bool {
-		wanted, named := keep[name]
-		return name != "" && !wanted && (named || all)
+	e.dropLocked(func(h *heard) bool {
+		wanted, named := keep[h.channel]
+		return h.channel != "" && !wanted && (named || all || h.doubt)
+	})
+	for i := range e.queue {
+		e.queue[i].doubt = false
 	}
-	e.queue = e.dropLocked(e.queue, off)
-	for _, h := range e.doubtful {
-		if keep[h.channel] {
-			e.queue = append(e.queue, h)
-			e.size += len(h.msg)
-		}
-	}
-	e.doubtful = e.dropLocked(e.doubtful, func(string) bool { return true })
 	e.undecided = false
 	e.prodLocked()
 }
 
-// dropLocked takes messages out of a list.
-func (e *ears) dropLocked(list []heard, which func(name string) bool) []heard {
-	return slices.DeleteFunc(list, func(h heard) bool {
-		if !which(h.channel) {
+// dropLocked takes messages out of the queue.
+func (e *ears) dropLocked(which func(h *heard) bool) {
+	e.queue = slices.DeleteFunc(e.queue, func(h heard) bool {
+		if !which(&h) {
 			return false
 		}
 		e.size -= len(h.msg)
@@ -163,6 +154,17 @@ func (e *ears) drain() {
 		e.mu.Unlock()
 		s.wmu.Unlock()
 		return
+	}
+}
+
+// tell writes what waits, if the client is at rest.
+func (e *ears) tell() {
+	e.s.wmu.Lock()
+	defer e.s.wmu.Unlock()
+	if e.atRest() {
+		if p := e.take(); len(p) > 0 {
+			_ = e.s.write(p) // the session sees the error itself
+		}
 	}
 }
 

@@ -409,6 +409,7 @@ func (s *Session) settleListens(a *assembly) error {
 		return err
 	}
 	s.apply(kept)
+	e.tell() // before the client begins something else, which would hold it back
 	c.Unpin(backend.PinCommit)
 	return nil
 }
