@@ -24,6 +24,7 @@ type ears struct {
 	// Owned by the session's goroutine; l is read by others.
 	acts    []router.Listen          // LISTEN and UNLISTEN of the open transaction
 	portals map[string]router.Listen // statements that are bound to portals
+	passed  bool                     // acts may have been committed, and another transaction begun
 
 	// Guarded by mu.
 	mu        sync.Mutex

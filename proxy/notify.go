@@ -374,10 +374,11 @@ func (s *Session) ownChannels(plan *router.Plan, sql []byte) (text string, ok bo
 // then, does what it has committed.
 func (s *Session) settleListens(a *assembly) error {
 	e := s.ears.Load()
-	if len(e.acts) > 0 {
+	if len(e.acts) > 0 && !e.passed {
 		e.listener().fence()
 		e.forget() // it was committed before
 	}
+	e.passed = e.passed || a.ends
 	if err := s.flush(a); err != nil {
 		return err
 	}
@@ -398,7 +399,7 @@ func (s *Session) settleListens(a *assembly) error {
 	if c.TxStatus() != wire.TxIdle {
 		return c.Send(&backend.Parcel{})
 	}
-	e.portals = nil
+	e.portals, e.passed = nil, false
 	acts := e.acts
 	e.acts = nil
 	if len(acts) == 0 {
