@@ -105,7 +105,7 @@ func runRandom(t *testing.T, addr, database string, script []move) (answers []st
 func TestListenRandom(t *testing.T) {
 	c := realCluster(t)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2"})
-	for seed := range uint64(300) {
+	for seed := range uint64(60) {
 		script := randomListens(rand.New(rand.NewPCG(seed, 1)), 40)
 		want, wantNotes := runRandom(t, c.Primary.Addr(), "postgres", script)
 		got, gotNotes := runRandom(t, h.Addr, "app", script)
