@@ -15,6 +15,7 @@
 // that are not marked otherwise. Lock order, across packages:
 //
 //	Session.wmu (writing to a client)
+//	listener.sending, listener.mu, ears.mu (LISTEN)
 //	backend.Conn.mu
 //	Session.mu, pool.Pool.mu (neither is taken under the other)
 //	pool.caps.mu
