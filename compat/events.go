@@ -36,6 +36,9 @@ func newOutcome(tmp string) *outcome {
 	}
 }
 
+// errNoTest says that a package failed though none of its tests did.
+var errNoTest = errors.New("failed without a test that failed")
+
 // event is one line of test2json: see "go doc test2json".
 type event struct {
 	Action, Package, Test, Output string
@@ -156,7 +159,7 @@ func (o *outcome) testBinary(ctx context.Context, b binary, test2json string, en
 		return fmt.Errorf("tests of %s: %w", b.name, rerr)
 	}
 	if err != nil && len(o.failed()) == before {
-		return fmt.Errorf("tests of %s: %w without a test that failed: %s", b.name, err, strings.Join(o.output[b.name], ""))
+		return fmt.Errorf("tests of %s: %w: %w: %s", b.name, errNoTest, err, strings.Join(o.output[b.name], ""))
 	}
 	return nil
 }

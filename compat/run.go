@@ -251,7 +251,10 @@ func (r *compat) again(ctx context.Context, s suite, way string, o *outcome, bin
 		}
 		top, _, _ := strings.Cut(strings.TrimPrefix(name, bins[i].name+"."), "/")
 		alone := newOutcome(filepath.Join(r.dir, "tmp"))
-		if err := r.binary(ctx, alone, bins[i], env, "^"+regexp.QuoteMeta(top)+"$", times); err != nil {
+		// lib/pq ends with a failure of its own where all tests pass and connections of
+		// its name are left, as a pool's are.
+		err := r.binary(ctx, alone, bins[i], env, "^"+regexp.QuoteMeta(top)+"$", times)
+		if err != nil && !errors.Is(err, errNoTest) {
 			return err
 		}
 		if alone.status[name] == "pass" {
