@@ -171,7 +171,7 @@ func (c *Conn) dueLocked(now int64) bool {
 			}
 		}
 	}
-	if c.ask == 0 && c.auditDueLocked() {
+	if c.ask == 0 && c.auditDueLocked(now) {
 		c.ask = AskSettings | AskObjects | askAudit
 	}
 	return c.ask != 0
@@ -194,8 +194,11 @@ func (c *Conn) askLocked() whereTo {
 		c.q.push(o)
 	}
 	c.answer = &response{ask: c.ask}
-	c.ask, c.names = 0, nil
 	c.asked = c.now()
+	if c.ask&askAudit != 0 {
+		c.audited = c.asked
+	}
+	c.ask, c.names = 0, nil
 	c.unnamed.Store(otherUnnamed)
 	return toServer
 }

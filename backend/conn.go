@@ -144,6 +144,7 @@ type Conn struct {
 	answer    *response // of the question that is owed
 	question  []byte    // what askLocked has prepared for sendQuestion
 	asked     int64     // when the last question was sent
+	audited   int64     // when it was last audited
 	leases    int       // since the last audit
 	finding   *Finding  // of that
 	read      *Settings

@@ -167,7 +167,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 		s.sink.Lock()
 		c.mu.Lock()
 		// A question waits for the end of the write: its own must not be held up.
-		if s.ready && c.ask == 0 && c.pin.why == 0 && !c.auditDueLocked() {
+		if s.ready && c.ask == 0 && c.pin.why == 0 && !c.auditDueLocked(s.now) {
 			c.relaying = false
 			to = c.detachLocked(s.now)
 			c.relaying = true
