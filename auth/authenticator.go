@@ -211,7 +211,9 @@ func (a *Authenticator) rule(c Channel, user, database string) (*hbaRule, error)
 		if !a.hba.allows(r.identMap, c.CommonName, user) {
 			return nil, fmt.Errorf("%w: line %d of auth_hba_file: the certificate of %q is not for user %q", ErrFailed, r.line, c.CommonName, user)
 		}
-	case r.cert && c.CommonName != user:
+	case r.cert && !c.Certified:
+		return nil, wire.Fatalf(wire.CodeInvalidAuthorization, "connection requires a valid client certificate")
+	case r.named && c.CommonName != user:
 		return nil, fmt.Errorf("%w: line %d of auth_hba_file: the certificate of %q is not for user %q", ErrFailed, r.line, c.CommonName, user)
 	}
 	return r, nil

@@ -11,7 +11,8 @@ import (
 type Channel struct {
 	Encrypted  bool
 	Binding    []byte // what SCRAM-SHA-256-PLUS binds to, see EndPoint; nil: nothing
-	CommonName string // of the client's certificate, which has been verified; "": it has shown none
+	Certified  bool   // the client has shown a certificate, which has been verified
+	CommonName string // of that certificate
 
 	Addr        netip.Addr // of the client; not valid: it comes through a Unix socket
 	SystemUser  string     // that the kernel says it is, through a Unix socket; "" if that is not known

@@ -29,7 +29,8 @@ type hbaRule struct {
 	addr      netip.Prefix // not valid: any, or a line for local
 	method    hbaMethod
 	identMap  string
-	cert      bool // clientcert=verify-full: the certificate must have the user's name as well
+	cert      bool // clientcert: there must be a certificate
+	named     bool // clientcert=verify-full: and it must have the user's name
 }
 
 // hbaMethod is how a line lets clients in.
@@ -149,9 +150,8 @@ func (r *hbaRule) options(fields [][]hbaToken) error {
 		switch {
 		case name == "map" && value != "" && (r.method.peer || r.method.as == config.AuthCert):
 			r.identMap = value
-		case name == "clientcert" && value == "verify-full" && r.kind == "hostssl":
-			r.cert = true
-		case name == "clientcert" && value == "verify-ca" && r.kind == "hostssl":
+		case name == "clientcert" && (value == "verify-ca" || value == "verify-full") && r.kind == "hostssl":
+			r.cert, r.named = true, value == "verify-full"
 		default:
 			return fmt.Errorf("option %q means nothing here: there are map (of peer and cert) and clientcert (of hostssl)", f[0].text)
 		}
@@ -220,6 +220,11 @@ func maskBits(mask []byte) (n int, ok bool) {
 	}
 	n = strings.IndexByte(bits+"0", '0')
 	return n, !strings.Contains(bits[n:], "1")
+}
+
+// AsksForCertificates reports whether a line wants certificates of clients.
+func (h *HBA) AsksForCertificates() bool {
+	return slices.ContainsFunc(h.rules, func(r hbaRule) bool { return r.cert || r.method.as == config.AuthCert })
 }
 
 // match finds the rule for a login; nil if there is none.

@@ -156,6 +156,7 @@ local all all peer map=m
 hostssl certs all all cert
 hostssl mapped all all cert map=c
 hostssl both all all scram-sha-256 clientcert=verify-full
+hostssl some all all scram-sha-256 clientcert=verify-ca
 host trusted all 10.0.0.0/8 trust
 host hashed all 10.0.0.0/8 md5
 host rejected all all reject
@@ -163,6 +164,8 @@ host all all 10.0.0.0/8 scram-sha-256
 `), put("ident", `
 m root     plain
 m /^(.*)@x$ \1
+m /^.*@corp$ all
+m boss all
 c "some one" plain
 `))
 	if err != nil {
@@ -185,15 +188,21 @@ c "some one" plain
 		{"peer", "app", "plain", "", Channel{SystemUser: "root"}, ""},
 		{"peer by a pattern", "app", "plain", "", Channel{SystemUser: "plain@x"}, ""},
 		{"peer, another", "app", "plain", "", Channel{SystemUser: "other@x"}, "28P01"},
+		{"peer by a pattern for all", "app", "plain", "", Channel{SystemUser: "any@corp"}, ""},
+		{"peer by name for all", "app", "plain", "", Channel{SystemUser: "boss"}, ""},
+		{"peer that no pattern fits", "app", "plain", "", Channel{SystemUser: "mallory@elsewhere"}, "28P01"},
+		{"certificate wanted", "some", "plain", "secret", Channel{Addr: in, Encrypted: true}, "connection requires a valid client certificate"},
+		{"certificate of anybody", "some", "plain", "secret", Channel{Addr: in, Encrypted: true, Certified: true}, ""},
 		{"peer, not known", "app", "plain", "", Channel{}, "28P01"},
-		{"certificate", "certs", "plain", "", Channel{Addr: in, Encrypted: true, CommonName: "plain"}, ""},
-		{"certificate of another", "certs", "plain", "", Channel{Addr: in, Encrypted: true, CommonName: "other"}, "28P01"},
+		{"certificate", "certs", "plain", "", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "plain"}, ""},
+		{"certificate of another", "certs", "plain", "", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "other"}, "28P01"},
 		{"no certificate", "certs", "plain", "", Channel{Addr: in, Encrypted: true}, "28P01"},
-		{"certificate by a map", "mapped", "plain", "", Channel{Addr: in, Encrypted: true, CommonName: "some one"}, ""},
-		{"certificate, not in the map", "mapped", "plain", "", Channel{Addr: in, Encrypted: true, CommonName: "plain"}, "28P01"},
-		{"certificate and password", "both", "plain", "secret", Channel{Addr: in, Encrypted: true, CommonName: "plain"}, ""},
-		{"password without the certificate", "both", "plain", "secret", Channel{Addr: in, Encrypted: true}, "28P01"},
-		{"certificate without the password", "both", "plain", "x", Channel{Addr: in, Encrypted: true, CommonName: "plain"}, "28P01"},
+		{"certificate by a map", "mapped", "plain", "", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "some one"}, ""},
+		{"certificate, not in the map", "mapped", "plain", "", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "plain"}, "28P01"},
+		{"certificate and password", "both", "plain", "secret", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "plain"}, ""},
+		{"password without the certificate", "both", "plain", "secret", Channel{Addr: in, Encrypted: true}, "connection requires a valid client certificate"},
+		{"password with another's certificate", "both", "plain", "secret", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "other"}, "28P01"},
+		{"certificate without the password", "both", "plain", "x", Channel{Addr: in, Encrypted: true, Certified: true, CommonName: "plain"}, "28P01"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &client{user: tt.user, password: tt.password, channel: tt.channel}

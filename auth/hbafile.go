@@ -156,26 +156,19 @@ func (h *HBA) allows(identMap, system, user string) bool {
 		return system == user
 	}
 	for _, i := range h.maps[identMap] {
-		switch {
-		case i.system == nil && i.name != system:
-			continue
-		case i.user == "all":
-			return true
-		case i.system == nil:
-			if i.user == user {
-				return true
-			}
-			continue
-		}
-		m := i.system.FindStringSubmatch(system)
-		if m == nil {
-			continue
-		}
 		want := i.user
-		if len(m) > 1 {
-			want = strings.Replace(want, `\1`, m[1], 1)
+		if i.system != nil {
+			m := i.system.FindStringSubmatch(system)
+			if m == nil {
+				continue
+			}
+			if len(m) > 1 {
+				want = strings.Replace(want, `\1`, m[1], 1)
+			}
+		} else if i.name != system {
+			continue
 		}
-		if want == user {
+		if i.user == "all" || want == user {
 			return true
 		}
 	}

@@ -93,7 +93,7 @@ func (c *loginConn) Channel() auth.Channel {
 		ch.Binding = auth.EndPoint(own)
 	}
 	if chains := tc.ConnectionState().VerifiedChains; len(chains) > 0 {
-		ch.CommonName = chains[0][0].Subject.CommonName
+		ch.Certified, ch.CommonName = true, chains[0][0].Subject.CommonName
 	}
 	return ch
 }

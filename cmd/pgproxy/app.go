@@ -110,7 +110,11 @@ func loadHBA(cfg *config.Config) (*auth.HBA, error) {
 	if cfg.Proxy.AuthType != config.AuthHBA {
 		return nil, nil
 	}
-	return auth.LoadHBA(cfg.Proxy.AuthHBAFile, cfg.Proxy.AuthIdentFile)
+	h, err := auth.LoadHBA(cfg.Proxy.AuthHBAFile, cfg.Proxy.AuthIdentFile)
+	if err == nil && h.AsksForCertificates() && cfg.Proxy.ClientTLS.CAFile == "" {
+		err = fmt.Errorf("auth_hba_file %s: lines with cert or clientcert need client_tls_ca_file", cfg.Proxy.AuthHBAFile)
+	}
+	return h, err
 }
 
 // loadUsers reads auth_file. Where nobody is asked for a password it may be
