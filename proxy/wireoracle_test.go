@@ -124,6 +124,16 @@ func contend(t *testing.T, h *harness) (stop func()) {
 // ended reports whether a trace says that the connection was closed.
 func ended(trace string) bool { return strings.Contains(trace, " and then ") }
 
+// upToEnd leaves out how a connection was closed: with a reset, where the rest of a
+// script comes after that.
+func upToEnd(trace string) string {
+	before, _, closed := strings.Cut(trace, " and then ")
+	if closed && !strings.Contains(trace, "timeout") {
+		return before + " and then the end"
+	}
+	return trace
+}
+
 // compareWire plays every script directly and in the given ways through the proxy.
 func compareWire(t *testing.T, ways func(script []byte, do func(name string, play func(p *pgtest.RawClient) string))) {
 	t.Helper()
@@ -147,7 +157,7 @@ func compareWire(t *testing.T, ways func(script []byte, do func(name string, pla
 			if ended(got) {
 				p = h.Client(t)
 			}
-			if got != want {
+			if upToEnd(got) != upToEnd(want) {
 				if wrong++; wrong <= 40 {
 					t.Errorf("%s, %s\n got %s\nwant %s", s.name, name, got, want)
 				}
