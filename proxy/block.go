@@ -167,6 +167,7 @@ func (s *Session) move(a *assembly, target string) error {
 		return err
 	}
 	old.Quiet(s)
+	old.Unpin(backend.PinCommit) // there is no COMMIT to wait for any more
 	s.lease, s.readTx, a.holding = nil, false, false
 	s.unit.keep = false
 	if target != router.TargetPrimary { // which the plan is for by itself

@@ -346,7 +346,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		}
 		a.out.Relay(q[:h.Size()])
 	}
-	if s.began {
+	if s.began && !s.open { // in an open batch the client's own Sync ends it
 		s.endBegin(a)
 	}
 	return h.Size(), false, s.settleAll(a)

@@ -123,6 +123,13 @@ func (s *Session) listenQuery(a *assembly, plan *router.Plan, q []byte, h wire.H
 	if err := s.refresh(); err != nil {
 		return 0, false, err
 	}
+	if s.block.begin != "" && s.hold() {
+		// No standby listens, and what LISTEN leaves there would not move along later.
+		a.holding = true
+		if err := s.roam(a, plan); err != nil {
+			return 0, false, err
+		}
+	}
 	status := wire.TxIdle
 	if s.hold() {
 		if status = s.lease.TxStatus(); status == wire.TxFailed {

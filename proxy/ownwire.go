@@ -137,6 +137,12 @@ func (s *Session) refuseBatch(a *assembly, q []byte, e *wire.Error, h wire.Heade
 	if !a.holding {
 		a.holding = s.hold()
 	}
+	if !a.holding && s.begun != nil {
+		// The error is to fail the transaction that has been put off.
+		if err := s.beginNow(a); err != nil {
+			return s.failBatch(err, h)
+		}
+	}
 	if !a.holding {
 		return s.failBatch(e, h)
 	}

@@ -287,9 +287,9 @@ func (s *Session) close(err error) {
 	s.fail(err)
 	_ = s.nc.Close()
 	if c := s.lease; c != nil {
-		reset := s.srv.current.Load().Config.Proxy.ServerResetQuery
-		if reset == "" && !s.sessionMode() {
-			reset = "DISCARD ALL" // what has pinned the connection is nobody else's, whatever the file says
+		reset := "DISCARD ALL" // what has pinned the connection is nobody else's, whatever the file says
+		if s.sessionMode() {
+			reset = s.srv.current.Load().Config.Proxy.ServerResetQuery
 		}
 		c.Abandon(s, reset)
 	}
