@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"pgproxy/pgtest"
 	"pgproxy/wire"
@@ -19,12 +20,22 @@ const endMark = "end of the script"
 // play sends the messages of a script in one write, cut at one place unless cut
 // is 0, and returns the trace of all answers.
 func play(c *pgtest.RawClient, script []byte, cut int) string {
-	p := pgtest.Join(script, pgtest.Sync(), pgtest.Query("ROLLBACK"), pgtest.Query("SELECT '"+endMark+"'"))
+	p := withEnd(script)
+	w := &pgtest.CutWriter{W: c.Conn(), Pause: time.Millisecond}
 	if cut > 0 && cut < len(p) {
-		c.SendCut(p, cut)
-	} else {
-		c.Send(p)
+		w.Cuts = []int{cut}
 	}
+	_, _ = w.Write(p) // the script may have closed the connection: answers will say so
+	return answers(c)
+}
+
+// withEnd adds what tells the end of a script's answers.
+func withEnd(script []byte) []byte {
+	return pgtest.Join(script, pgtest.Sync(), pgtest.Query("ROLLBACK"), pgtest.Query("SELECT '"+endMark+"'"))
+}
+
+// answers reads up to that end and returns the trace.
+func answers(c *pgtest.RawClient) string {
 	var msgs []pgtest.Msg
 	for {
 		m, err := c.TryRead()
