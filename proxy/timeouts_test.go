@@ -29,7 +29,7 @@ func TestClientTimeouts(t *testing.T) {
 	}
 	const busyAnswer = "T D(busy) C(SELECT 1) Z(I)"
 	h1, idle1, inside1, busy1 := start("idle_transaction_timeout = \"1s\"\n")
-	h2, idle2, inside2, busy2 := start("query_timeout = \"1s\"\n")
+	h2, idle2, inside2, busy2 := start("query_timeout = \"2s\"\n")
 	_, idle3, inside3, busy3 := start("client_idle_timeout = \"1s\"\n")
 	working := h1.Client(t) // in a transaction, with a statement that takes longer
 	working.Query("BEGIN")
