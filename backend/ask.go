@@ -64,7 +64,9 @@ type response struct {
 	settings   *Settings
 	pins       Pin
 	statements []string // prepared ones, by name
-	failed     bool     // there was an error, or a row too long
+	names      []string // of settings that were asked for
+	failed     bool     // there was an error, or a row that cannot be read
+	long       bool     // there was a row too long
 }
 
 // maxAnswer is the longest row of an answer in bytes.
@@ -73,7 +75,7 @@ const maxAnswer = 32 << 10
 // row takes over a DataRow.
 func (a *response) row(h wire.Header, body []byte) {
 	if h.Body > maxAnswer {
-		a.failed = true
+		a.failed, a.long = true, true
 		return
 	}
 	var cols [3]string
@@ -198,7 +200,10 @@ func (c *Conn) askLocked() whereTo {
 	if c.ask&askAudit != 0 {
 		c.audited = c.asked
 	}
-	c.ask, c.names = 0, nil
+	if c.ask&AskSettings != 0 {
+		c.answer.names, c.names = c.names, nil
+	}
+	c.ask = 0
 	c.unnamed.Store(otherUnnamed)
 	return toServer
 }
@@ -258,7 +263,12 @@ func (c *Conn) answeredLocked() {
 		c.auditedLocked(a)
 		return
 	case a.failed:
-		if a.ask&AskSettings != 0 {
+		c.names = append(a.names, c.names...) // for the next question
+		switch {
+		case a.ask&AskSettings == 0:
+		case a.long:
+			c.foundLocked(c.pin.why&PinState | PinHidden) // it would be no shorter then
+		default:
 			c.foundLocked(c.pin.why&PinState | PinSetting)
 		}
 		return

@@ -27,9 +27,13 @@ func (c *Conn) Cancel(ctx context.Context, s Sink) (sent bool, err error) {
 	c.cancels--
 	c.late = c.late || sent && err != nil
 	to := toNobody
-	if c.cancels == 0 && c.parked && c.lost == nil {
+	switch {
+	case c.cancels > 0 || c.lost != nil:
+	case c.parked:
 		c.parked = false
 		to = c.freeLocked()
+	case c.ask != 0:
+		to = c.detachLocked(0) // the question has waited for this
 	}
 	c.mu.Unlock()
 	c.handBack(to)

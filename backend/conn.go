@@ -410,7 +410,10 @@ func (c *Conn) detachLocked(now int64) whereTo {
 	if !c.atRestLocked() {
 		return toNobody
 	}
-	if c.dueLocked(now) {
+	if c.cancels > 0 && c.ask != 0 {
+		return toNobody // the cancel must not hit the question
+	}
+	if c.cancels == 0 && c.dueLocked(now) {
 		return c.askLocked()
 	}
 	if c.pin.why != 0 {

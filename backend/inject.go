@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,8 +19,8 @@ import (
 // wanted: bound set_config calls, each with a Sync of its own, all swallowed. It
 // notes them as applied. The connection must be kept with Lend or Hold; a
 // following Send must carry what was appended first. risky says that the server
-// may refuse one of them, although it has accepted it before: the client's
-// statement must wait for the answer.
+// may refuse one of them, although it has accepted it before, or that one may run
+// into a short timeout: the client's statement must wait for the answer.
 func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byte, risky bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -33,8 +34,8 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 		dst = wire.AppendExecute(dst)
 		dst = wire.AppendSync(dst)
 		owed = append(owed,
-			Owed{Kind: Parse, Do: Swallow, Own: true}, Owed{Kind: Bind, Do: Swallow, Own: true},
-			Owed{Kind: Execute, Do: Swallow, Own: true}, Owed{Kind: Sync, Do: Swallow, Own: true})
+			Owed{Kind: Parse, Do: Swallow, Own: true, Sets: true}, Owed{Kind: Bind, Do: Swallow, Own: true, Sets: true},
+			Owed{Kind: Execute, Do: Swallow, Own: true, Sets: true}, Owed{Kind: Sync, Do: Swallow, Own: true, Sets: true})
 		c.unnamed.Store(otherUnnamed)
 	}
 	set := func(s Setting) { statement("SELECT pg_catalog.set_config($1, $2, false)", s.Name, s.Value) }
@@ -48,6 +49,16 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 	have := c.applied.Load()
 	haveRest, wantRest := have.Without(authSetting).Without(roleSetting), want.Without(authSetting).Without(roleSetting)
 	diff(haveRest, wantRest, func(s Setting) { risky = risky || !harmless[s.Name] }, func(name string) { risky = risky || !harmless[name] })
+	// A short timeout is for the client's statements, not for these: off first, on last.
+	short := !have.Equal(want) && (c.short(have) || c.short(want))
+	if short {
+		for _, name := range timeouts {
+			if _, had := have.Get(name); had {
+				reset(name)
+			}
+			haveRest, wantRest = haveRest.Without(name), wantRest.Without(name)
+		}
+	}
 	// What a role may set is another matter than what the login may: away from
 	// roles first, to them last.
 	leave := risky
@@ -82,8 +93,15 @@ func (c *Conn) Adopt(want *Settings, owed []Owed, dst []byte) (_ []Owed, _ []byt
 			}
 		}
 	}
+	if short {
+		for _, name := range timeouts {
+			if v, wanted := want.Get(name); wanted {
+				set(Setting{name, v})
+			}
+		}
+	}
 	c.applied.Store(want)
-	return owed, dst, risky
+	return owed, dst, risky || short
 }
 
 // Inside appends a statement of the proxy's to the client's own batch, swallowed.
@@ -111,6 +129,61 @@ var harmless = map[string]bool{
 	"extra_float_digits": true, "idle_in_transaction_session_timeout": true, "intervalstyle": true,
 	"lock_timeout": true, "search_path": true, "standard_conforming_strings": true, "statement_timeout": true,
 	"synchronous_commit": true, "timezone": true, "work_mem": true,
+}
+
+// timeouts are the settings under which a statement that changes settings may fail.
+var timeouts = [...]string{"statement_timeout", "transaction_timeout"}
+
+// short reports whether a connection with these settings has a timeout that a
+// statement of the proxy's own may run into.
+func (c *Conn) short(s *Settings) bool {
+	for _, name := range timeouts {
+		v, ok := s.Get(name)
+		if !ok {
+			v, ok = c.home.Get(name)
+		}
+		if ok && shortTime(v) {
+			return true
+		}
+	}
+	return false
+}
+
+// shortTime reports whether the value of a timeout is less than a second, or cannot
+// be told. 0 is no timeout.
+func shortTime(v string) bool {
+	v = strings.TrimSpace(v)
+	unit := strings.TrimLeft(v, "0123456789")
+	n, err := strconv.Atoi(v[:len(v)-len(unit)])
+	switch strings.TrimSpace(unit) {
+	case "", "ms":
+		return err != nil || n > 0 && n < 1000
+	case "s", "min", "h", "d":
+		return err != nil
+	}
+	return true
+}
+
+// adoptingLocked reports whether the server has been sent nothing of the client's
+// yet, and is not done with its settings.
+func (c *Conn) adoptingLocked() bool {
+	for i := range c.q.n {
+		if !c.q.at(i).Sets {
+			return false
+		}
+	}
+	return c.q.n > 0
+}
+
+// clientWaitsLocked reports whether something of a client's has been sent and is not
+// answered.
+func (c *Conn) clientWaitsLocked() bool {
+	for i := range c.q.n {
+		if !c.q.at(i).Own {
+			return true
+		}
+	}
+	return false
 }
 
 // Applied returns the settings that the connection has.

@@ -1,8 +1,10 @@
 package backend
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -355,6 +357,84 @@ func TestPrepareAfterIgnoredParse(t *testing.T) {
 		owed, _ := c.Prepare(st, nil, 0, false, nil, nil)
 		if got := kinds(owed); got != step.want {
 			t.Errorf("%s: %q, want %q", step.does, got, step.want)
+		}
+	}
+}
+
+// TestRefusedSettingInFront of a client's statement: the client has no answer that
+// came of other settings than its own.
+func TestRefusedSettingInFront(t *testing.T) {
+	inBubble(t, Limits{}, func(r *rig) {
+		c := r.lend()
+		owed, p, risky := r.conn.Adopt(settings("search_path", "a"), nil, nil)
+		if risky {
+			t.Error("search_path is waited for")
+		}
+		done := r.send(&Parcel{Owed: append(owed, Owed{Kind: Query, Sink: c}), Bytes: append(p, pgtest.Query("x")...)})
+		r.hear("PBESQ")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.say(setFail, complete, ready)
+		c.heard("")
+		c.isLost(1, false)
+		r.owner(0, 1)
+	})
+}
+
+// TestAdoptionEnds: a server that ends the connection while it is sent nothing but
+// settings has done nothing of the client's, who hears nothing of it.
+func TestAdoptionEnds(t *testing.T) {
+	inBubble(t, Limits{}, func(r *rig) {
+		c := r.lend()
+		owed, p, _ := r.conn.Adopt(settings("a", "1"), nil, nil)
+		done := r.send(&Parcel{Owed: owed, Bytes: p, Pin: PinBrief})
+		r.hear("PBES")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.say(errAdmin)
+		_ = r.srv.Close()
+		r.conn.Wait()
+		c.heard("")
+		c.isLost(0, false)
+		r.owner(0, 1)
+	})
+}
+
+// TestShortTimeouts are off while settings are changed, and waited for.
+func TestShortTimeouts(t *testing.T) {
+	for _, c := range []struct {
+		have, want *Settings
+		order      string
+		risky      bool
+	}{
+		{settings("search_path", "a", "statement_timeout", "1ms"), settings("search_path", "b"), "statement_timeout search_path", true},
+		{settings("search_path", "a"), settings("search_path", "b", "statement_timeout", "1"), "search_path statement_timeout", true},
+		{settings("search_path", "a", "transaction_timeout", "999ms"), settings("search_path", "b", "transaction_timeout", "30s"), "transaction_timeout search_path transaction_timeout", true},
+		{settings("search_path", "a", "statement_timeout", "0"), settings("search_path", "b", "statement_timeout", "1s"), "search_path statement_timeout", false},
+		{settings("statement_timeout", "1ms"), settings("statement_timeout", "1ms"), "", false},
+	} {
+		conn := new(Conn)
+		conn.applied.Store(c.have)
+		_, p, risky := conn.Adopt(c.want, nil, nil)
+		var order []string
+		for len(p) > 0 {
+			h, _ := wire.ReadHeader(p, 1<<20)
+			for _, name := range []string{"search_path", "statement_timeout", "transaction_timeout"} {
+				if bytes.Contains(p[:h.Size()], []byte(name)) {
+					order = append(order, name)
+				}
+			}
+			p = p[h.Size():]
+		}
+		if got := strings.Join(order, " "); got != c.order || risky != c.risky {
+			t.Errorf("%v to %v: %s (risky %v), want %s", c.have.List(), c.want.List(), got, risky, c.order)
+		}
+	}
+	for v, want := range map[string]bool{"0": false, "0ms": false, "1": true, "999ms": true, " 20 ms": true, "1000": false, "1s": false, "5min": false, "500us": true, "x": true, "0.5s": true} {
+		if shortTime(v) != want {
+			t.Errorf("%q: short is %v", v, !want)
 		}
 	}
 }

@@ -236,8 +236,8 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		return c.async(h, body, s)
 	case wire.ErrorResponse:
 		e := wire.ReadError(body)
-		c.errors++
 		if e.Fatal() {
+			c.errors++
 			return c.lastWords(e, s), nil
 		}
 		o := c.q.front()
@@ -248,6 +248,12 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if o.Answer && c.answer != nil {
 			c.answer.failed = true
 			return false, nil
+		}
+		c.errors++
+		if o.Sets && c.clientWaitsLocked() {
+			// What is behind it runs, if it has not already, without what the client has
+			// set: it must not be answered.
+			return false, fmt.Errorf("%w: %w", errUnsure, e)
 		}
 		c.refutedLocked(e, o)
 		if v.Forward && c.holdLocked(e, o, h, body) {
@@ -340,7 +346,7 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	// Who has said goodbye reads nothing any more: what came later is not executed.
 	c.early = c.try.on && c.io.HeardFirst()
 	sink := c.holder
-	if sink == nil || c.fresh || c.doneLocked() || c.survivesLocked() {
+	if sink == nil || c.fresh || c.adoptingLocked() || c.doneLocked() || c.survivesLocked() {
 		return false
 	}
 	c.fatal, c.fatalTo = true, sink
@@ -569,8 +575,8 @@ func (c *Conn) fail(err error) {
 		holder.Failed(f)
 		holder = nil
 	}
-	if c.fresh || c.last != nil && c.doneLocked() {
-		holder = nil // it hears of it from Send, or has all that it wanted
+	if c.fresh || c.adoptingLocked() || c.last != nil && c.doneLocked() {
+		holder = nil // it hears of it from Send or Hold, or has all that it wanted
 	}
 	c.holder = nil
 	c.loseLocked()

@@ -173,20 +173,10 @@ func (s *Session) move(a *assembly, target string) error {
 	if target != router.TargetPrimary { // which the plan is for by itself
 		s.params.local = target
 	}
-	c, err := s.borrow(movedPlan, 0)
+	c, err := s.equip(a, movedPlan, 0)
 	s.params.local = ""
 	if err != nil {
 		return wire.Fatalf(wire.CodeConnectionFailure, "the transaction could not go on on another server").Because(err)
-	}
-	a.holding = true
-	if want := s.wanted(c, movedPlan); c.Applied() != want {
-		p := a.out.Made()
-		var risky bool
-		if a.owed, *p, risky = c.Adopt(want, a.owed, *p); risky {
-			if err := s.adopted(a); err != nil {
-				return wire.Fatalf(wire.CodeConnectionFailure, "the transaction could not go on on another server").Because(err)
-			}
-		}
 	}
 	p := a.out.Made()
 	*p = wire.AppendQuery(*p, begin)

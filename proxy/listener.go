@@ -292,7 +292,10 @@ func (l *listener) begin(n *line, names []string, again bool) {
 		waiting = append(waiting, &request{sql: unlistenSQL(name), done: make(chan error, 1), once: true})
 	}
 	for _, r := range waiting {
-		if !r.over {
+		l.mu.Lock()
+		over := r.over // whoever waits for it may have given up
+		l.mu.Unlock()
+		if !over {
 			_ = n.send(r) // an error ends the line, which asks for another
 		}
 	}

@@ -473,53 +473,82 @@ func (s *Session) lendBlock(a *assembly, plan *router.Plan) error {
 
 // lendNew makes s.lease another connection, for a plan.
 func (s *Session) lendNew(a *assembly, plan *router.Plan) error {
-	c, err := s.borrow(plan, a.now)
-	if err != nil {
+	if _, err := s.equip(a, plan, a.now); err != nil {
 		return err
 	}
-	a.holding = true
 	if s.mode == config.PoolSession {
 		a.pin |= backend.PinSession
 	}
 	s.followTransaction(plan)
-	if want := s.wanted(c, plan); c.Applied() != want {
+	return nil
+}
+
+// maxAdoptions is how many connections are tried that fail to take over a client's
+// settings for a reason that has nothing to do with them.
+const maxAdoptions = 3
+
+// equip is borrow with the client's settings: they are put in front of what is sent
+// next.
+func (s *Session) equip(a *assembly, plan *router.Plan, now int64) (*backend.Conn, error) {
+	for left := maxAdoptions; ; now = 0 {
+		c, err := s.borrow(plan, now)
+		if err != nil {
+			return nil, err
+		}
+		a.holding = true
+		want := s.wanted(c, plan)
+		if c.Applied() == want {
+			return c, nil
+		}
 		p := a.out.Made()
 		var risky bool
-		if a.owed, *p, risky = c.Adopt(want, a.owed, *p); risky {
-			return s.adopted(a)
+		if a.owed, *p, risky = c.Adopt(want, a.owed, *p); !risky {
+			return c, nil
+		}
+		left--
+		if again, err := s.adopted(a, left > 0); !again {
+			return c, err
 		}
 	}
-	return nil
 }
 
 // adopted waits until the server has taken over the client's settings. Where it
 // refuses one, the client hears that in place of its statement, which must not
-// run under others.
-func (s *Session) adopted(a *assembly) error {
-	pin, brief := a.pin, backend.PinBrief&^a.pin
+// run under others. again says that the connection is given up because it has
+// ended, or because a timeout or a cancel has come in between, if retry allows.
+func (s *Session) adopted(a *assembly, retry bool) (again bool, err error) {
+	c := s.lease
+	pin := a.pin
 	a.pin |= backend.PinBrief
 	if err := s.flush(a); err != nil {
-		return err
+		return false, err
 	}
-	c := s.lease
 	c.Quiet(s)
 	if !c.Hold(s) {
-		return s.lostBatch()
+		if retry && !c.Alive() && s.endReason() == nil && !c.HadLastWords(s) {
+			s.lease, a.pin = nil, pin
+			return true, nil
+		}
+		return false, s.lostBatch()
 	}
 	a.holding, a.pin = true, pin
 	failed := c.State().Failed
 	if failed == nil {
-		c.Unpin(brief) // it is held
-		return nil
+		c.Unpin(backend.PinBrief &^ pin) // it is held
+		return false, nil
 	}
 	if err := c.Send(&backend.Parcel{}); err != nil {
-		return err
+		return false, err
 	}
 	c.Unpin(backend.PinAll) // to be discarded
-	a.reset()
 	s.lease = nil
+	if retry && failed.Code == wire.CodeQueryCanceled {
+		a.holding = false
+		return true, nil
+	}
+	a.reset()
 	failed.Severity = wire.SeverityError
-	return failed.WithHint("The server refuses a setting that this session has.")
+	return false, failed.WithHint("The server refuses a setting that this session has.")
 }
 
 // reasonHeld is the reason of a statement that goes where the one before went.

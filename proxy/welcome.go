@@ -103,7 +103,7 @@ func (s *Session) try(want *backend.Settings) (params []backend.Setting, accepte
 		}
 		c.Quiet(s)
 		if !c.Hold(s) {
-			return nil, nil, s.endReason()
+			return nil, nil, s.lostBatch()
 		}
 		st := c.State()
 		if e := st.Failed; e != nil {
