@@ -137,7 +137,9 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 
 // request is what the router is asked for a plan.
 func (s *Session) request(plan *router.Plan) router.Request {
-	req := router.Request{Plan: plan, Seen: s.seen(s.level())}
+	level := s.level()
+	s.sight.shared = level == config.ConsistencyGlobal || s.db.ConsistencyScope == config.ScopeUser && level != config.ConsistencyEventual
+	req := router.Request{Plan: plan, Seen: s.seen(level)}
 	req.Target, req.By = s.wish(plan)
 	req.Read = s.leaves(plan) || plan == movedPlan && req.By == router.ByLocal
 	return req

@@ -15,7 +15,8 @@ import (
 // too, and moves to the primary in front of its first statement that is not proved a
 // read. That is invisible: each statement has a snapshot of its own, so far nothing
 // was locked, set, or left open, and the primary shows at least as much. What tells
-// the time of BEGIN makes the block move first.
+// the time of BEGIN makes the block move first, and so do others' writes that its
+// replica does not show, where they count.
 
 // block is the transaction block that the lease is in.
 type block struct {
@@ -98,7 +99,8 @@ func (s *Session) stays(plan *router.Plan) bool {
 		return false
 	}
 	target, _ := s.wish(plan)
-	return !s.block.roams || plan.Class == router.ClassRead && plan.Refused() == "" && !plan.Clock && target != router.TargetPrimary
+	return !s.block.roams || plan.Class == router.ClassRead && plan.Refused() == "" && !plan.Clock && target != router.TargetPrimary &&
+		!s.behind()
 }
 
 // roam makes sure that the next statement of a block on a replica can run on the

@@ -284,3 +284,94 @@ func TestPipelineKeepsItsReplica(t *testing.T) {
 		}
 	}
 }
+
+// shared are the settings under which a read must show what other sessions write.
+var shared = map[string]string{"global": "consistency = \"global\"\n", "user": "consistency_scope = \"user\"\n"}
+
+// paused makes the one replica one that shows everything until now and nothing of
+// what comes.
+func (h *harness) paused(c *pgtest.Cluster) {
+	h.t.Helper()
+	if err := c.WaitCaughtUp(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := c.Replicas[0].PauseReplay(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.cover(router.Nanotime())
+}
+
+func resume(t *testing.T, c *pgtest.Cluster) {
+	t.Helper()
+	if err := c.Replicas[0].ResumeReplay(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPipelineSeesOthersWrites: a read that is sent while an earlier one still runs
+// on a replica shows what others have written meanwhile.
+func TestPipelineSeesOthersWrites(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, "CREATE TABLE IF NOT EXISTS seen_meanwhile (i int); GRANT ALL ON seen_meanwhile TO public")
+	for name, setting := range shared {
+		h := newHarness(t, harnessOptions{Servers: addrs(c)[:2], Proxy: trust, Database: setting})
+		w, r := h.Client(t), h.Client(t)
+		for how, send := range map[string]func(string) []byte{
+			"simple": pgtest.Query, "extended": func(sql string) []byte { return pgtest.Extended(sql) },
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				same(t, w, "TRUNCATE seen_meanwhile", "C(TRUNCATE TABLE) Z(I)")
+				h.paused(c)
+				defer resume(t, c)
+				if got := reads(t, r); got == "primary" {
+					t.Fatal("it does not read from the replica")
+				}
+				r.Send(send("SELECT repeat('x', 1000) FROM generate_series(1, 50000)")) // more than fits on the way
+				r.ReadUntil('T')
+				same(t, w, "INSERT INTO seen_meanwhile VALUES (1)", "C(INSERT 0 1) Z(I)")
+				r.Send(send("SELECT count(*) FROM seen_meanwhile"))
+				r.ReadUntilReady()
+				if got := pgtest.Trace(r.ReadUntilReady()); !strings.HasSuffix(got, "T D(1) C(SELECT 1) Z(I)") {
+					t.Errorf("got %s at %s", got, route(r))
+				}
+			})
+		}
+	}
+}
+
+// TestUntilWriteSeesOthersWrites: a block moves to the primary if others have written
+// what its replica does not show. One that is READ ONLY stays.
+func TestUntilWriteSeesOthersWrites(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, "CREATE TABLE IF NOT EXISTS seen_meanwhile (i int); GRANT ALL ON seen_meanwhile TO public")
+	const count = "SELECT count(*) FROM seen_meanwhile"
+	for name, setting := range map[string]string{"global": shared["global"], "user": shared["user"], "SET": ""} {
+		h := newHarness(t, harnessOptions{Servers: addrs(c)[:2], Proxy: trust, Database: untilWrite + setting})
+		w, r := h.Client(t), h.Client(t)
+		for how, do := range both {
+			t.Run(name+" "+how, func(t *testing.T) {
+				for begin, want := range map[string]string{"BEGIN": "1", "BEGIN READ ONLY": "0"} {
+					same(t, w, "TRUNCATE seen_meanwhile", "C(TRUNCATE TABLE) Z(I)")
+					h.paused(c)
+					defer resume(t, c)
+					same(t, r, begin, "C(BEGIN) Z(T)")
+					if got := do(r, count); !strings.HasSuffix(got, "D(0) C(SELECT 1) Z(T)") || where(r) == "primary" {
+						t.Errorf("%s: %s at %s", begin, got, route(r))
+					}
+					if setting == "" {
+						same(t, r, "SET pgproxy.consistency = 'global'", "C(SET) Z(T)")
+					}
+					same(t, w, "INSERT INTO seen_meanwhile VALUES (1)", "C(INSERT 0 1) Z(I)")
+					for range 2 {
+						if got := do(r, count); !strings.HasSuffix(got, "D("+want+") C(SELECT 1) Z(T)") || (where(r) == "primary") != (want == "1") {
+							t.Errorf("%s: %s at %s", begin, got, route(r))
+						}
+					}
+					same(t, r, "COMMIT", "C(COMMIT) Z(I)")
+					r.Query("RESET pgproxy.consistency")
+					resume(t, c)
+				}
+			})
+		}
+	}
+}

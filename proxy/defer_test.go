@@ -1,7 +1,9 @@
 package proxy_test
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -144,4 +146,42 @@ func TestDeferredBeginTimeout(t *testing.T) {
 			t.Errorf("got %v", e)
 		}
 	})
+}
+
+// TestDeferredBeginIsSentAgain: a statement that goes to another connection, because
+// its own has died before anything was sent, takes the BEGIN along.
+func TestDeferredBeginIsSentAgain(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, "CREATE TABLE IF NOT EXISTS deferred (i int); TRUNCATE deferred; GRANT ALL ON deferred TO public")
+	insert := pgtest.Query("INSERT INTO deferred VALUES (1)")
+	for name, v := range map[string]struct {
+		send []byte
+		want string
+	}{
+		"simple":              {insert, "C(INSERT 0 1) Z(T)"},
+		"extended":            {pgtest.Extended("INSERT INTO deferred VALUES (1)"), "1 2 n C(INSERT 0 1) Z(T)"},
+		"BEGIN is sent alone": {pgtest.Query("SET LOCAL work_mem = '9MB'"), "C(SET) Z(T)"},
+		"all at once":         {pgtest.Join(pgtest.Query("BEGIN"), insert), "C(BEGIN) Z(T) C(INSERT 0 1) Z(T)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"})
+			a := h.Client(t)
+			if !strings.HasPrefix(v.want, "C(BEGIN)") {
+				same(t, a, "BEGIN", "C(BEGIN) Z(T)")
+			}
+			release := sync.OnceFunc(h.Server.HoldRoutes())
+			defer release()
+			a.Send(v.send)
+			eventually(t, 10*time.Second, "a lease", func() bool { list := h.Pools.Servers(); return len(list) == 1 && list[0].Active })
+			if err := c.Exec(t.Context(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", h.server(t).PID)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 10*time.Second, "the end of its connection", func() bool { return len(h.Pools.Servers()) == 0 })
+			release()
+			a.Expect(v.want)
+			same(t, a, "INSERT INTO deferred VALUES (2)", "C(INSERT 0 1) Z(T)")
+			same(t, a, "ROLLBACK", "C(ROLLBACK) Z(I)")
+			same(t, a, "SELECT count(*) FROM deferred", "T D(0) C(SELECT 1) Z(I)")
+		})
+	}
 }

@@ -427,6 +427,14 @@ func (s *Session) lend(a *assembly, plan *router.Plan) error {
 				return err
 			}
 		}
+		if a.holding && !s.readTx && !s.open && s.behind() {
+			// What stands before is answered first; then another is chosen, unless
+			// something keeps the session here.
+			if err := s.calm(a); err != nil {
+				return err
+			}
+			a.holding = s.hold()
+		}
 		if a.holding && s.fits(plan) {
 			if s.sight.blind {
 				s.sight.blind = blind(plan)

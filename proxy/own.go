@@ -200,9 +200,11 @@ func (s *Session) setOwn(c *router.Command) *wire.Error {
 			v.pins = s.params.login.pins
 		}
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	s.sight.shared = true // a block may be on a replica that was lent before this
+	switch {
 	case c.Local:
 		s.params.local = v.target
 	case c.Name == "lsn":

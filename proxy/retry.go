@@ -25,6 +25,7 @@ type unit struct {
 	parsed bool         // it has a Parse of the unnamed statement
 	reads  bool         // all of it is proved to read, or it is a BEGIN alone
 	noted  *router.Plan // of the first statement in it
+	begun  *begun       // the BEGIN that was put off and stands in front of it now
 }
 
 // begins reports whether a statement opens a transaction and does nothing else: it
@@ -223,6 +224,10 @@ func (s *Session) unsent(p []byte, used int, why error) (int, error) {
 		return used, why
 	}
 	s.open, s.skipping = false, false
+	if u.begun != nil { // no server has heard of it either
+		u.begun.own, s.began = false, false
+		s.putOff(u.begun)
+	}
 	s.revertBatch(u.batch)
 	s.detour.runs++
 	n, err := s.walk(p[u.from:], 0)

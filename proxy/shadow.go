@@ -85,6 +85,11 @@ func (a *digest) like(b *digest) bool {
 	return a.sum == b.sum && a.rows == b.rows && a.failed == nil && b.failed == nil
 }
 
+// refused reports whether the server has found that the statement writes.
+func (a *digest) refused() bool {
+	return a.failed != nil && a.failed.Code == wire.CodeReadOnlyTransaction
+}
+
 // rowSeed is for hashes of rows, which never leave the process.
 var rowSeed = maphash.MakeSeed()
 
@@ -191,7 +196,9 @@ func (s *Session) sampled() bool {
 // listenFor prepares the comparison of a statement that is about to be sent. Nothing is
 // owed to the client.
 func (s *Session) listenFor(sql []byte, bind *boundParams) {
-	if len(sql) > maxShadowText || s.srv.router.Plan(sql).Use != router.PreparedNone {
+	// The lease was chosen for a whole batch, or by a hint: that proves nothing.
+	plan := s.proved(s.srv.router.Plan(sql))
+	if len(sql) > maxShadowText || plan.Use != router.PreparedNone || plan.Class != router.ClassRead {
 		return
 	}
 	job := &shadowJob{
@@ -335,7 +342,9 @@ func (s *Server) runShadow(ctx context.Context, job *shadowJob) {
 		return
 	}
 	primary := &digest{failed: errNotCompared}
-	if topo := s.topo.Topology(job.entry); topo != nil {
+	if replica.refused() {
+		primary = &job.client // a question that it may not be asked twice
+	} else if topo := s.topo.Topology(job.entry); topo != nil {
 		for i := range topo.Servers {
 			if x := &topo.Servers[i]; x.Role == router.RolePrimary && x.Up && i < len(job.logins) {
 				if a, err := s.shadow.ask(ctx, job, i); err == nil {
@@ -383,8 +392,12 @@ func (s *Server) shadowReplica(ctx context.Context, job *shadowJob) int {
 	}
 }
 
-// ask runs the statement on a server. An error says that the server could not be
-// asked; what it refuses is in the answer.
+// shadowReadOnly makes what a comparison runs READ ONLY, whatever the client's settings
+// say: a statement that writes all the same was run by the client already.
+const shadowReadOnly = "SET default_transaction_read_only = on"
+
+// ask runs the statement on a server, where it cannot write. An error says that the
+// server could not be asked; what it refuses is in the answer.
 func (w *shadow) ask(ctx context.Context, job *shadowJob, i int) (*digest, error) {
 	pc, err := w.take(ctx, job.logins[i])
 	if err != nil {
@@ -403,6 +416,9 @@ func (w *shadow) ask(ctx context.Context, job *shadowJob, i int) (*digest, error
 		if r.Err != nil {
 			return nil, r.Err
 		}
+	}
+	if _, err := pc.Exec(ctx, shadowReadOnly).ReadAll(); err != nil {
+		return nil, err
 	}
 	a, err := job.run(ctx, pc)
 	if err != nil {

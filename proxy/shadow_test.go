@@ -108,3 +108,63 @@ func TestShadow(t *testing.T) {
 	h.Topo.Change(func(servers []router.Server) { servers[1].Covered = 1 << 62 })
 	_ = c.WaitCaughtUp(t.Context())
 }
+
+// TestShadowRunsNoWriteTwice: only what is proved to read is compared, and what
+// writes all the same cannot do it there.
+func TestShadowRunsNoWriteTwice(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, `CREATE TABLE IF NOT EXISTS shadow_log (i int);
+		CREATE OR REPLACE FUNCTION shadow_write() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO shadow_log VALUES (1); RETURN 7; END $$;
+		CREATE OR REPLACE FUNCTION shadow_differs() RETURNS int LANGUAGE plpgsql AS
+			$$ BEGIN IF NOT pg_is_in_recovery() THEN INSERT INTO shadow_log VALUES (1); END IF; RETURN pg_is_in_recovery()::int; END $$;
+		CREATE OR REPLACE VIEW shadow_writes AS SELECT shadow_write() AS i;
+		CREATE OR REPLACE VIEW shadow_other AS SELECT shadow_differs() AS i;
+		TRUNCATE shadow_log;
+		GRANT ALL ON ALL TABLES IN SCHEMA public TO public`)
+	h := newHarness(t, harnessOptions{
+		Servers: addrs(c)[:2], Proxy: trust, Database: "read_write_split = \"shadow\"\nshadow_ratio = 1\n",
+	})
+	a := h.Client(t)
+	a.Query("SET default_transaction_read_only = off")
+	h.Topo.Change(func(servers []router.Server) { servers[1].Covered = 1 << 62 })
+	rows := func(want string) {
+		t.Helper()
+		if got, err := c.Primary.Value(t.Context(), "postgres", "SELECT count(*) FROM shadow_log"); err != nil || got != want {
+			t.Errorf("%s rows (%v), want %s", got, err, want)
+		}
+	}
+	// A hint proves nothing, whatever else is in the batch.
+	const hinted = "/* pgproxy: target=replica */ SELECT shadow_write()"
+	same(t, a, hinted, "T D(7) C(SELECT 1) Z(I)")
+	a.Send(pgtest.Extended(hinted))
+	a.Expect("1 2 T D(7) C(SELECT 1) Z(I)")
+	a.Send(pgtest.Parse("w", hinted), pgtest.Sync())
+	a.Expect("1 Z(I)")
+	a.Send(pgtest.Parse("r", "SELECT 1"), pgtest.Bind("", "w"), pgtest.Execute("", 0), pgtest.Sync())
+	a.Expect("1 2 D(7) C(SELECT 1) Z(I)")
+	a.Query("SET pgproxy.target = 'replica'")
+	same(t, a, "SELECT shadow_write()", "T D(7) C(SELECT 1) Z(I)")
+	a.Query("RESET pgproxy.target")
+	same(t, a, "SELECT 'the last one'", "T D(the last one) C(SELECT 1) Z(I)")
+	eventually(t, 10*time.Second, "a comparison", func() bool { return h.shadowOf("select ?").Same == 1 })
+	for _, st := range h.Server.Shadow() {
+		if strings.Contains(st.Shape, "shadow_write") {
+			t.Errorf("compared: %+v", st)
+		}
+	}
+	rows("4")
+	// What a standby refuses is not asked again; what it answers otherwise is, where
+	// it cannot write.
+	same(t, a, "SELECT i FROM shadow_writes", "T D(7) C(SELECT 1) Z(I)")
+	eventually(t, 10*time.Second, "a refusal", func() bool { return h.shadowOf("select i from shadow_writes").Runs == 1 })
+	if st := h.shadowOf("select i from shadow_writes"); st.Failed != 1 || !strings.Contains(st.Error, "25006") {
+		t.Errorf("%+v", st)
+	}
+	rows("5")
+	same(t, a, "SELECT i FROM shadow_other", "T D(0) C(SELECT 1) Z(I)")
+	eventually(t, 10*time.Second, "a comparison", func() bool { return h.shadowOf("select i from shadow_other").Runs == 1 })
+	if st := h.shadowOf("select i from shadow_other"); st.Changed != 1 {
+		t.Errorf("%+v", st)
+	}
+	rows("6")
+}

@@ -21,6 +21,7 @@ type sight struct {
 	on      string          // address of the replica of the last lease; "" if that was on the primary
 	since   int64           // when it began to read there
 	blind   bool            // the last leases have shown nothing that could be older elsewhere
+	shared  bool            // what must be seen may grow while a lease is kept: by others' writes, or by a SET
 	token   router.Position // given with SET pgproxy.lsn
 	tokenAt int64           // when that was; 0 is never
 }
@@ -49,6 +50,23 @@ func (s *Session) seen(level config.Consistency) router.Seen {
 		seen.Floor, seen.Token = v.tokenAt, v.token
 	}
 	return seen
+}
+
+// behind reports whether the replica of the lease, which was good enough when it was
+// lent, is not known to show what a read must see by now.
+func (s *Session) behind() bool {
+	if !s.sight.shared || s.leaseRole != router.RoleReplica {
+		return false
+	}
+	seen := s.seen(s.level())
+	if topo := s.srv.topo.Topology(s.db.Name); topo != nil {
+		for i := range topo.Servers {
+			if x := &topo.Servers[i]; x.Addr == s.sight.on {
+				return !seen.ShownBy(x)
+			}
+		}
+	}
+	return true
 }
 
 // look notes that the session is about to read from a server.

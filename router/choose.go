@@ -223,7 +223,7 @@ func (c *candidates) usable(s *Server) bool {
 	case RolePrimary:
 		return (c.share || c.group != "") && c.t.Halted == ""
 	case RoleReplica:
-		return s.Weight > 0 && !s.Late && c.seen.on(s)
+		return s.Weight > 0 && !s.Late && c.seen.ShownBy(s)
 	}
 	return false
 }
@@ -232,8 +232,8 @@ func (c *candidates) member(s *Server) bool {
 	return c.group == "" || slices.Contains(s.Groups, c.group)
 }
 
-// on reports whether a replica is known to show all that must be seen.
-func (v *Seen) on(s *Server) bool {
+// ShownBy reports whether a replica is known to show all that must be seen.
+func (v *Seen) ShownBy(s *Server) bool {
 	if s.Covered != 0 && s.Covered < v.Catalog {
 		return false
 	}
