@@ -11,9 +11,14 @@ import (
 // transaction is known. The server is asked for the id in the same write as the
 // COMMIT, and answers before it commits.
 
-// Note is the first column of the one row of a question; nil: there is no answer, "":
-// it is NULL.
-type Note = atomic.Pointer[string]
+// Note takes the answer to a question of the proxy's own; nil: there is none.
+type Note = atomic.Pointer[Noted]
+
+// Noted is the answer to a question of one row and column.
+type Noted struct {
+	Value string // the first column of the row; "" is NULL
+	Code  string // SQLSTATE of the error that there was instead; "" is none
+}
 
 // AppendXid appends the question for the id of the transaction that the next message
 // commits. It reports false where it cannot be told, or there is nothing to commit:
@@ -44,7 +49,7 @@ func noted(note *Note, body []byte) {
 			v = string(body[6 : 6+n])
 		}
 	}
-	note.Store(&v)
+	note.Store(&Noted{Value: v})
 }
 
 // xid returns the id of the transaction whose COMMIT is under way; "" if it is not
@@ -54,7 +59,7 @@ func (t *trial) xid() string {
 		return ""
 	}
 	if v := t.commit.Load(); v != nil {
-		return *v
+		return v.Value
 	}
 	return ""
 }

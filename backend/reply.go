@@ -255,6 +255,9 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			// set: it must not be answered.
 			return false, fmt.Errorf("%w: %w", errUnsure, e)
 		}
+		if o.Note != nil {
+			o.Note.Store(&Noted{Code: e.Code})
+		}
 		c.refutedLocked(e, o)
 		if v.Forward && c.holdLocked(e, o, h, body) {
 			return false, nil
@@ -346,7 +349,7 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	// Who has said goodbye reads nothing any more: what came later is not executed.
 	c.early = c.try.on && c.io.HeardFirst()
 	sink := c.holder
-	if sink == nil || c.fresh || c.adoptingLocked() || c.doneLocked() || c.survivesLocked() {
+	if sink == nil || c.fresh || c.adoptingLocked() || c.doneLocked() || c.survivesLocked() || c.try.failed != nil && !c.carriesLocked() {
 		return false
 	}
 	c.fatal, c.fatalTo = true, sink

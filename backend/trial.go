@@ -196,6 +196,11 @@ func (c *Conn) holdLocked(e *wire.Error, o Owed, h wire.Header, body []byte) boo
 	return true
 }
 
+// carriesLocked reports whether the connection has, or may have, what its client has
+// left in the session: locks, temporary tables, whatever a client of pool_mode session
+// does. It ends with the connection, so the client must hear of that end.
+func (c *Conn) carriesLocked() bool { return c.pin.why&^PinBrief != 0 || c.ask != 0 || c.dirty }
+
 // survivesLocked reports whether a trial is under way that may run again when the
 // connection ends.
 func (c *Conn) survivesLocked() bool {
@@ -204,7 +209,7 @@ func (c *Conn) survivesLocked() bool {
 	if t.commit != nil {
 		again = t.xid() != ""
 	}
-	return t.on && again && !t.more && !c.batch && c.holder != nil && !c.q.empty()
+	return t.on && again && !t.more && !c.batch && c.holder != nil && !c.q.empty() && !c.carriesLocked()
 }
 
 // diedLocked returns what is to be run again because the connection has ended;
@@ -213,6 +218,9 @@ func (c *Conn) diedLocked() *Failure {
 	t := &c.try
 	if f := t.failed; f != nil {
 		t.failed = nil
+		if c.carriesLocked() {
+			return nil
+		}
 		return f
 	}
 	if !c.survivesLocked() {

@@ -217,3 +217,97 @@ func TestRowType(t *testing.T) {
 		t.Error("not the same twice")
 	}
 }
+
+// TestTrialCarries: what a client has left in the session ends with the connection, so
+// nothing is run again or looked up behind its back then.
+func TestTrialCarries(t *testing.T) {
+	var xid Note
+	xid.Store(&Noted{Value: "7"})
+	read, write, commit := Trial{Reads: true}, Trial{}, Trial{Commit: &xid}
+	for _, v := range []struct {
+		name   string
+		trial  Trial
+		carry  func(c *Conn, p *Parcel)
+		fenced bool // the proxy ends the connection, not the server
+		failed Cause
+	}{
+		{"nothing", read, nil, false, CauseDied},
+		{"nothing, fenced", read, nil, true, CauseDied},
+		{"nothing, COMMIT", commit, nil, false, CauseCommit},
+		{"a setting being changed", read, func(_ *Conn, p *Parcel) { p.Pin = PinBrief }, false, CauseDied},
+		{"a lock", read, func(c *Conn, _ *Parcel) { c.Pin(PinLock, func() string { return "" }) }, false, 0},
+		{"a lock, fenced", read, func(c *Conn, _ *Parcel) { c.Pin(PinLock, func() string { return "" }) }, true, 0},
+		{"a lock, COMMIT", commit, func(c *Conn, _ *Parcel) { c.Pin(PinLock, func() string { return "" }) }, false, 0},
+		{"pool_mode session", read, func(_ *Conn, p *Parcel) { p.Pin = PinSession }, false, 0},
+		{"pool_mode session, write", write, func(_ *Conn, p *Parcel) { p.Pin = PinSession }, false, 0},
+		{"pool_mode session, COMMIT", commit, func(_ *Conn, p *Parcel) { p.Pin = PinSession }, false, 0},
+		{"what is still to be asked", read, func(_ *Conn, p *Parcel) { p.Ask = AskObjects }, false, 0},
+		{"what nobody knows", read, func(_ *Conn, p *Parcel) { p.Dirty = true }, false, 0},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			inBubble(t, Limits{}, func(r *rig) {
+				c := r.lend()
+				p := parcel(c, "Q")
+				p.Trial = v.trial
+				p.Trial.Bytes, p.Trial.First = []byte("sent"), true
+				if v.carry != nil {
+					v.carry(r.conn, p)
+				}
+				done := r.send(p)
+				r.hear("Q")
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if v.fenced {
+					r.conn.Sever(ErrFenced)
+				} else {
+					r.say(errAdmin)
+					_ = r.srv.Close()
+				}
+				synctest.Wait()
+				if v.failed != 0 {
+					if len(c.failures) != 1 || c.failures[0].Cause != v.failed {
+						t.Errorf("failed: %+v", c.failures)
+					}
+					c.isLost(0, false)
+					return
+				}
+				if len(c.failures) > 0 {
+					t.Errorf("failed: %+v", c.failures[0])
+				}
+				c.isLost(1, !v.fenced)
+				if !v.fenced {
+					c.heard("E(57P01)")
+				}
+			})
+		})
+	}
+}
+
+// TestTrialFailedAndDied: a statement that is to be run again whose server then ends
+// the connection, before ReadyForQuery.
+func TestTrialFailedAndDied(t *testing.T) {
+	for _, pin := range []Pin{0, PinSession} {
+		inBubble(t, Limits{}, func(r *rig) {
+			c := r.lend()
+			p := parcel(c, "Q")
+			p.Pin, p.Trial = pin, Trial{Bytes: []byte("sent"), First: true, Standby: true}
+			done := r.send(p)
+			r.hear("Q")
+			<-done
+			r.say(refusal)
+			r.say(errAdmin)
+			_ = r.srv.Close()
+			if pin == 0 {
+				c.heard("")
+				c.isLost(0, false)
+			} else {
+				c.heard("E(57P01)")
+				c.isLost(1, true)
+			}
+			if again := len(c.failures) > 0; again != (pin == 0) {
+				t.Errorf("pin %q: failures %+v", pin, c.failures)
+			}
+		})
+	}
+}

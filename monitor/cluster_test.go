@@ -235,3 +235,21 @@ func TestTerminatedSessionIsNotDown(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// TestXmaxOfAReplicaAlone: a server that was promoted since it was asked for its role
+// tells no horizon, and the one that is known stays.
+func TestXmaxOfAReplicaAlone(t *testing.T) {
+	c := shared(t)
+	if got := connect(t, c.Primary).value(askXmax); got != "" {
+		t.Errorf("a primary tells %s", got)
+	}
+	if got := connect(t, c.Replicas[0]).value(askXmax); got == "" || got == "0" {
+		t.Errorf("a replica tells %q", got)
+	}
+	var st state
+	st.take(result{verdict: alive, answer: &answer{recovery: true, xmax: 7}}, time.Now())
+	st.take(result{verdict: alive, answer: &answer{recovery: true}}, time.Now())
+	if st.horizon != 7 {
+		t.Errorf("the horizon is %d, want 7", st.horizon)
+	}
+}

@@ -43,7 +43,10 @@ const (
 FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) s`
 
 	// The transaction ids below it are known to a replica: see router.Server.Horizon.
-	askXmax = `SELECT pg_snapshot_xmax(pg_current_snapshot())`
+	// The statement's snapshot is taken before anything in it is called, so a server
+	// that is in recovery then had given out no id of its own when it was taken; NULL:
+	// it was promoted meanwhile.
+	askXmax = `SELECT CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmax(pg_current_snapshot()) END`
 
 	askLayout = `SELECT pg_size_bytes(current_setting('wal_segment_size')), current_setting('wal_block_size')`
 
@@ -76,7 +79,7 @@ type answer struct {
 	receiving     bool     // a replica's walreceiver is there
 	delay         time.Duration
 
-	xmax    uint64 // of a replica: the first transaction id that it does not know; 0 is not asked
+	xmax    uint64 // of a replica: the first transaction id that it does not know; 0 is not known
 	remote  string // network address of the server
 	started int64  // when the server process began, in microseconds of Unix time; 0 is not known
 	name    string // what its primary calls it, or "" if that is not known

@@ -151,6 +151,10 @@ func commitAnswer(sent []byte) (p []byte) {
 // before it is asked for again.
 const stillRunning = 50 * time.Millisecond
 
+// notGivenOut is how pg_xact_status refuses an id that "is in the future". No snapshot
+// tells as much: its xmax is below ids of transactions that are still committing.
+const notGivenOut = "22023"
+
 // outcome finds out what has become of a transaction: "committed", "aborted", or
 // "unknown" if it cannot be proved.
 func (s *Session) outcome(xid string) (string, error) {
@@ -158,17 +162,18 @@ func (s *Session) outcome(xid string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// An id that was not given out yet is none that this server has ever seen.
-	sql := "SELECT CASE WHEN '" + xid + "'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'aborted' ELSE pg_xact_status('" + xid + "'::xid8) END"
+	sql := "SELECT pg_catalog.pg_xact_status('" + xid + "'::pg_catalog.xid8)"
 	for w := (wait{}); ; {
 		asked := router.Nanotime()
 		status, addr, err := s.askPrimary(sql, &w)
 		switch {
 		case err != nil:
 			return "", err
-		case status == "aborted":
-			return status, nil // also if the id was given to another transaction: ours has left nothing
-		case status == "committed":
+		case status.Code == notGivenOut:
+			return "aborted", nil // the server has never seen it
+		case status.Value == "aborted":
+			return status.Value, nil // also if the id was given to another transaction: ours has left nothing
+		case status.Value == "committed":
 			return s.ours(id, addr, asked, &w)
 		case w.age() >= s.db.FailoverTimeout:
 			return "unknown", nil
@@ -206,23 +211,24 @@ func (s *Session) ours(id uint64, addr string, asked int64, w *wait) (string, er
 	}
 }
 
-// askPrimary runs a question of one row and column on the primary. "" is no answer.
-func (s *Session) askPrimary(sql string, w *wait) (value, addr string, err error) {
+// askPrimary runs a question of one row and column on the primary. The zero Noted is
+// no answer.
+func (s *Session) askPrimary(sql string, w *wait) (answer backend.Noted, addr string, err error) {
 	ch, server, err := s.choose(commitPlan, w)
 	if err != nil {
-		return "", "", err
+		return answer, "", err
 	}
 	p, err := s.poolOf(ch.Server, server.Addr)
 	if errors.Is(err, pool.ErrClosed) {
-		return "", "", s.renew()
+		return answer, "", s.renew()
 	}
 	if err != nil {
-		return "", "", err
+		return answer, "", err
 	}
 	s.waiter.Primary = true
 	c, err := p.Acquire(&s.waiter, s, 0)
 	if err != nil {
-		return "", "", s.acquireError(err, p, w)
+		return answer, "", s.acquireError(err, p, w)
 	}
 	s.lease, s.leaseRole = c, ch.Role
 	s.current.Store(c)
@@ -230,12 +236,12 @@ func (s *Session) askPrimary(sql string, w *wait) (value, addr string, err error
 	owed, bytes := backend.AppendNote(sql, &note, nil, nil)
 	if err := c.Send(&backend.Parcel{Owed: owed, Bytes: bytes}); err != nil {
 		s.lease = nil
-		return "", "", nil // another one
+		return answer, "", nil // another one
 	}
 	c.Quiet(s)
 	s.lease = nil
 	if v := note.Load(); v != nil {
 		return *v, server.Addr, nil
 	}
-	return "", "", nil
+	return answer, "", nil
 }

@@ -225,6 +225,37 @@ func TestDeadReplica(t *testing.T) {
 	}
 }
 
+// TestDeadSession: a read whose connection ends, and with it what the client has left
+// in its session, is not run again: the client hears the end, as on a direct connection.
+func TestDeadSession(t *testing.T) {
+	c := realCluster(t)
+	for _, v := range []struct{ name, mode, leaves string }{
+		{"advisory lock", "transaction", "SELECT pg_advisory_lock(83)"},
+		{"temporary table", "transaction", "CREATE TEMP TABLE carried (i int)"},
+		{"session", "session", "SELECT 1"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust + "pool_mode = \"" + v.mode + "\""})
+			cl := h.Client(t)
+			cl.Query(v.leaves)
+			cl.Send(pgtest.Query("SELECT 'carries', pg_sleep(60)"))
+			const running = "FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT ''carries''%'"
+			ended := func() bool {
+				for _, n := range c.Nodes() {
+					if got, err := n.Value(t.Context(), "postgres", "SELECT count(pg_terminate_backend(pid)) "+running); err == nil && got != "0" {
+						return true
+					}
+				}
+				return false
+			}
+			eventually(t, 10*time.Second, "the end of the backend", ended)
+			if got := pgtest.Trace(cl.ExpectEOF()); got != "E(57P01)" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
 // TestStaleDescription: a client that has been told what rows a statement gives gets
 // such rows, or the error that it would get directly; one that describes it now is
 // told what it gives now.

@@ -109,3 +109,31 @@ func TestCommitsAreLookedUp(t *testing.T) {
 		t.Errorf("%s, %v", n, err)
 	}
 }
+
+// TestCommitsThatWait: only the way to the server has broken, and the transaction is
+// still committing. It is not rolled back, and nobody says that it is.
+func TestCommitsThatWait(t *testing.T) {
+	l := newLedger(t, ledgerOptions{Relayed: true, Database: "track_commits = true\nfailover_timeout = \"3s\"\n"})
+	old := l.primary()
+	l.sees(old, "up", up)
+	commit := l.commitIn(false, "1")
+	l.exec(old, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	l.exec(old, "SELECT pg_reload_conf()")
+	if err := old.WaitFor(t.Context(), "app", "SELECT current_setting('synchronous_standby_names') = 'nobody'"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := commit(); ended <- err }()
+	if err := old.WaitFor(t.Context(), "app", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')"); err != nil {
+		t.Fatal(err)
+	}
+	l.relays[old].ResetAll()
+	if err := <-ended; !hasCode(err, "08006") {
+		t.Errorf("the client was told: %v", err)
+	}
+	l.exec(old, "ALTER SYSTEM RESET synchronous_standby_names")
+	l.exec(old, "SELECT pg_reload_conf()")
+	if err := old.WaitFor(t.Context(), "app", "SELECT EXISTS (SELECT FROM transfers WHERE id = 1)"); err != nil {
+		t.Error("it was not committed:", err)
+	}
+}
