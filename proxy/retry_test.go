@@ -249,7 +249,7 @@ func TestDeadSession(t *testing.T) {
 				return false
 			}
 			eventually(t, 10*time.Second, "the end of the backend", ended)
-			if got := pgtest.Trace(cl.ExpectEOF()); got != "E(57P01)" {
+			if got := pgtest.Trace(cl.ExpectEOF()); got != "T E(57P01)" {
 				t.Errorf("got %s", got)
 			}
 		})
