@@ -1,12 +1,17 @@
 package proxy_test
 
 import (
+	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"pgproxy/backend"
+	"pgproxy/pgtest"
 	"pgproxy/pool"
 )
 
@@ -63,4 +68,54 @@ func TestSettingsTooLong(t *testing.T) {
 	}
 	same(t, a, "DISCARD ALL", "C(DISCARD ALL) Z(I)")
 	eventually(t, 10*time.Second, "the end of the pin", func() bool { return !pinned() })
+}
+
+// TestSettingsAdoptedElsewhere: a cancel or an end that comes while the server is sent
+// nothing but settings is not the client's: another connection takes them over.
+func TestSettingsAdoptedElsewhere(t *testing.T) {
+	c := realCluster(t)
+	if err := c.Exec(t.Context(), "CREATE ROLE adopter; GRANT adopter TO "+testUser); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Exec(context.Background(), "DROP ROLE adopter"); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, how := range []string{"pg_cancel_backend", "pg_terminate_backend"} {
+		t.Run(how, func(t *testing.T) {
+			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+			a, b := h.Client(t), h.Client(t)
+			same(t, b, "SET ROLE adopter", "C(SET) Z(I)")
+			same(t, a, "SELECT current_user", "T D("+testUser+") C(SELECT 1) Z(I)")
+			// The server must look the role up anew, and waits for that.
+			if err := c.Exec(t.Context(), "ALTER ROLE adopter CONNECTION LIMIT 9"); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := pgconn.Connect(t.Context(), c.Primary.DSN("postgres", c.Superuser))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close(context.Background()) }()
+			exec := func(sql string) string {
+				r, err := conn.Exec(t.Context(), sql).ReadAll()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if rows := r[len(r)-1].Rows; len(rows) > 0 {
+					return string(rows[0][0])
+				}
+				return ""
+			}
+			exec("BEGIN; LOCK pg_authid")
+			b.Send(pgtest.Query("SELECT current_user"))
+			waits := " FROM pg_locks WHERE NOT granted AND relation = 'pg_authid'::regclass AND pid = " + strconv.Itoa(int(h.server(t).PID))
+			eventually(t, 10*time.Second, "the server to wait", func() bool { return exec("SELECT count(*)"+waits) == "1" })
+			exec("SELECT count(" + how + "(pid))" + waits)
+			exec("COMMIT")
+			if got := pgtest.Trace(b.ReadUntilReady()); got != "T D(adopter) C(SELECT 1) Z(I)" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
 }
