@@ -166,7 +166,9 @@ func TestCacheConcurrently(t *testing.T) {
 	wg.Wait()
 	checkCache(t, r.cache)
 	s := r.Stats()
-	if s.Hits+s.Misses != 8*500 || s.Panics != 0 {
+	// A reader that has found an entry counts its hit a moment later: one that is
+	// evicted in that moment takes the hit along.
+	if lost := 8*500 - int(s.Hits+s.Misses); lost < 0 || lost > int(s.Evictions) || s.Panics != 0 {
 		t.Errorf("%+v", s)
 	}
 }
