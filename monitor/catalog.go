@@ -322,6 +322,7 @@ func (r *reader) read(set *catalogSettings) error {
 	case <-r.prover.Kicks(): // what was asked for until now is answered by this reading
 	default:
 	}
+	set = r.settings.Load() // the kick may have been that of a reload
 	begun := router.Nanotime()
 	objects, sum, err := readCatalog(context.WithoutCancel(ctx), conn, r.memory, set.over)
 	if err != nil {

@@ -249,9 +249,10 @@ func TestCatalogFollows(t *testing.T) {
 		}
 		return list[0]
 	}
-	if st := state(); st.State != CatalogRead || st.Functions != 2 || st.Readings == 0 || st.Read.IsZero() || st.LastError != "" {
-		t.Errorf("%+v", st)
-	}
+	eventually(t, "the reading is noted", func() bool {
+		st := state()
+		return st.State == CatalogRead && st.Functions == 2 && st.Readings > 0 && !st.Read.IsZero() && st.LastError == ""
+	})
 	rt := router.New(router.Options{})
 	path := pr.Path("alice", "alice", "", false)
 	prove := func(sql string) *router.Plan {
