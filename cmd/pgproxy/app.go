@@ -61,21 +61,9 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	users, err := loadUsers(cfg)
+	st, err := loadSettings(cfg, nil)
 	if err != nil {
 		return nil, err
-	}
-	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
-	if err != nil {
-		return nil, fmt.Errorf("client_tls_sslmode: %w", err)
-	}
-	hba, err := loadHBA(cfg)
-	if err != nil {
-		return nil, err
-	}
-	st := &proxy.Settings{
-		Config: cfg, Users: users, TLS: encrypt,
-		Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers).WithHBA(hba),
 	}
 	a.router = router.New(router.Options{MaxParse: cfg.Proxy.MaxQueryParseSize})
 	a.pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: a.load, Suspect: a.suspect, Dial: a.dialer})
@@ -103,6 +91,29 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 		return nil, errors.Join(err, a.close(ctx))
 	}
 	return a, nil
+}
+
+// loadSettings reads the files that logins depend on. old is what is in force; nil at
+// the start.
+func loadSettings(cfg *config.Config, old *proxy.Settings) (*proxy.Settings, error) {
+	users, err := loadUsers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
+	if err != nil {
+		return nil, fmt.Errorf("client_tls_sslmode: %w", err)
+	}
+	hba, err := loadHBA(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p, authenticator := &cfg.Proxy, auth.New
+	if old != nil {
+		authenticator = old.Auth.Reload // keeps what was derived
+	}
+	logins := authenticator(p.AuthType, users, p.AdminUsers, p.StatsUsers).WithHBA(hba)
+	return &proxy.Settings{Config: cfg, Users: users, Auth: logins, TLS: encrypt}, nil
 }
 
 // loadHBA reads auth_hba_file and auth_ident_file, if logins depend on them.
@@ -236,19 +247,9 @@ func (a *app) set(key, value string) error {
 // held.
 func (a *app) apply(cfg *config.Config) error {
 	old := a.server.Settings()
-	users, err := loadUsers(cfg)
+	st, err := loadSettings(cfg, old)
 	if err != nil {
-		return err
-	}
-	hba, err := loadHBA(cfg)
-	if err != nil {
-		a.log.Error("reload refused: the configuration in force stays", "error", err)
-		return err
-	}
-	encrypt, err := cfg.Proxy.ClientTLS.ForClients()
-	if err != nil {
-		a.log.Error("reload refused: the configuration in force stays", "error", err)
-		return err
+		return err // whoever asked logs it
 	}
 	for _, w := range cfg.Warnings {
 		if !slices.Contains(old.Config.Warnings, w) {
@@ -264,10 +265,7 @@ func (a *app) apply(cfg *config.Config) error {
 		}
 	}
 	a.monitor.Apply(cfg)
-	a.server.Apply(&proxy.Settings{
-		Config: cfg, Users: users, TLS: encrypt,
-		Auth: old.Auth.Reload(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers).WithHBA(hba),
-	})
+	a.server.Apply(st)
 	a.pools.Apply(cfg)
 	return nil
 }
