@@ -144,7 +144,7 @@ func TestTwoPrimariesOnOneTimelineCoverNothing(t *testing.T) {
 	b.see(0, router.RolePrimary, true, 0)
 	b.see(1, router.RolePrimary, true, 0)
 	b.see(2, router.RoleReplica, true, 0)
-	if c := b.topology.Load().Choose(router.Policy{}, router.Request{Plan: &router.Plan{Target: "primary"}}); c.Server != -1 {
+	if c := b.topology.Load().Choose(router.Policy{}, &router.Request{Plan: &router.Plan{Target: "primary"}}); c.Server != -1 {
 		t.Errorf("a primary was chosen: %+v", c)
 	}
 }

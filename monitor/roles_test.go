@@ -34,7 +34,7 @@ func (b *table) halted(want router.Reason) {
 }
 
 func (b *table) writes() int {
-	c := b.topology.Load().Choose(router.Policy{}, router.Request{Plan: &router.Plan{Target: "primary"}})
+	c := b.topology.Load().Choose(router.Policy{}, &router.Request{Plan: &router.Plan{Target: "primary"}})
 	return c.Server
 }
 

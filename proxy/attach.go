@@ -111,7 +111,7 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 		if err := s.checkTarget(req.Target); err != nil {
 			return router.Choice{}, nil, err
 		}
-		ch := s.detour.choose(topo, s.policy(), req)
+		ch := s.detour.choose(topo, s.policy(), &req)
 		if ch.Behind {
 			s.srv.topo.Want(s.db.Name, max(req.Seen.Floor, req.Seen.Last))
 		}
@@ -129,10 +129,15 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 			return ch, nil, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
 				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
 		}
-		if err := s.waitFor(left, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) }); err != nil {
+		if err := s.awaitTopology(topo, left); err != nil {
 			return ch, nil, err
 		}
 	}
+}
+
+// awaitTopology waits for a newer topology than topo, for at most d.
+func (s *Session) awaitTopology(topo *router.Topology, d time.Duration) error {
+	return s.waitFor(d, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) })
 }
 
 // request is what the router is asked for a plan.

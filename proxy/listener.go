@@ -249,7 +249,7 @@ func (l *listener) primary(entry string) (int, error) {
 	if topo == nil {
 		return 0, errNoDatabase(l.key.database)
 	}
-	ch := topo.Choose(router.Policy{}, router.Request{Plan: welcomePlan})
+	ch := topo.Choose(router.Policy{}, &router.Request{Plan: welcomePlan})
 	if ch.Server < 0 {
 		return 0, wire.Errorf(wire.CodeCannotConnectNow, "no primary: %s", ch.Reason)
 	}

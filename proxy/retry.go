@@ -132,8 +132,8 @@ type detour struct {
 	runs    int
 }
 
-// choose is router.Topology.Choose with the detour.
-func (d *detour) choose(t *router.Topology, p router.Policy, r router.Request) router.Choice {
+// choose is router.Topology.Choose with the detour, which it puts into r.
+func (d *detour) choose(t *router.Topology, p router.Policy, r *router.Request) router.Choice {
 	if d.primary {
 		r.Plan = refusedPlan
 	}

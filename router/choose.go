@@ -115,13 +115,13 @@ var (
 
 const maxComparableLoad = 1 << 40
 
-// Choose picks a server. It allocates nothing. Any number of goroutines may
-// call it.
-func (t *Topology) Choose(p Policy, r Request) Choice {
+// Choose picks a server. It allocates nothing, keeps nothing of r, and does not change
+// it. Any number of goroutines may call it.
+func (t *Topology) Choose(p Policy, r *Request) Choice {
 	plan := r.Plan
 	switch {
 	case p.Split == config.SplitAny:
-		return t.any(p, r.Avoid)
+		return t.any(p, r)
 	case r.Target == TargetPrimary:
 		return t.primary(chosePrimaryBy[r.By])
 	case plan.refused.Load() != nil:
@@ -145,7 +145,7 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 		reason = choseGroupBy[r.By]
 	}
 	c := candidates{
-		t: t, policy: p, seen: r.Seen, avoid: r.Avoid, group: group,
+		t: t, policy: p, request: r, group: group,
 		share: p.PrimaryReads == config.PrimaryReadsShare && r.Target == "",
 	}
 	i := c.pick()
@@ -166,8 +166,8 @@ func (t *Topology) Choose(p Policy, r Request) Choice {
 
 // any picks among all servers that are up, whatever they are. The choice is called
 // the primary, as whatever begins there goes on there.
-func (t *Topology) any(p Policy, avoid string) Choice {
-	c := candidates{t: t, policy: p, avoid: avoid, all: true}
+func (t *Topology) any(p Policy, r *Request) Choice {
+	c := candidates{t: t, policy: p, request: r, all: true}
 	if i := c.pick(); i >= 0 {
 		return Choice{Server: i, Role: RolePrimary, Reason: choseAny}
 	}
@@ -203,17 +203,16 @@ func (t *Topology) primary(why Reason) Choice {
 
 // candidates are the servers that may run one read.
 type candidates struct {
-	t      *Topology
-	policy Policy
-	seen   Seen
-	group  string // "" is any replica
-	avoid  string // address of a server that is not usable
-	share  bool   // the primary is a candidate as well
-	all    bool   // whatever is up is one
+	t       *Topology
+	policy  Policy
+	request *Request
+	group   string // "" is any replica
+	share   bool   // the primary is a candidate as well
+	all     bool   // whatever is up is one
 }
 
 func (c *candidates) usable(s *Server) bool {
-	if !s.Up || c.avoid != "" && s.Addr == c.avoid || !c.member(s) {
+	if !s.Up || c.avoided(s) || !c.member(s) {
 		return false
 	}
 	if c.all {
@@ -223,9 +222,14 @@ func (c *candidates) usable(s *Server) bool {
 	case RolePrimary:
 		return (c.share || c.group != "") && c.t.Halted == ""
 	case RoleReplica:
-		return s.Weight > 0 && !s.Late && c.seen.ShownBy(s)
+		return s.Weight > 0 && !s.Late && c.request.Seen.ShownBy(s)
 	}
 	return false
+}
+
+// avoided reports whether a server has just failed to answer.
+func (c *candidates) avoided(s *Server) bool {
+	return c.request.Avoid != "" && s.Addr == c.request.Avoid
 }
 
 func (c *candidates) member(s *Server) bool {
@@ -312,7 +316,7 @@ func (c *candidates) why() (fallback, refused Reason, behind bool) {
 	for i := range c.t.Servers {
 		s := &c.t.Servers[i]
 		switch {
-		case !s.Up || s.Role != RoleReplica || !c.member(s) || c.avoid != "" && s.Addr == c.avoid:
+		case !s.Up || s.Role != RoleReplica || !c.member(s) || c.avoided(s):
 		case s.Late:
 			late = true
 		default:

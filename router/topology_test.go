@@ -144,7 +144,7 @@ func TestChoose(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			topo := picture(t, tt.servers...)
 			for range 5 { // whoever's turn it is
-				got := topo.Choose(tt.policy, Request{Plan: tt.plan.Plan, Target: tt.plan.target, By: tt.plan.by, Seen: Seen{Floor: tt.write}})
+				got := topo.Choose(tt.policy, &Request{Plan: tt.plan.Plan, Target: tt.plan.target, By: tt.plan.by, Seen: Seen{Floor: tt.write}})
 				if got.Server != tt.want || got.Reason != tt.reason {
 					t.Fatalf("server %d (%s), want %d (%s)", got.Server, got.Reason, tt.want, tt.reason)
 				}
@@ -179,7 +179,7 @@ func TestChooseMonotonic(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			topo := picture(t, tt.servers...)
 			for range 5 {
-				got := topo.Choose(Policy{}, Request{Plan: readPlan, Seen: tt.seen})
+				got := topo.Choose(Policy{}, &Request{Plan: readPlan, Seen: tt.seen})
 				if got.Server != tt.want || got.Behind != (tt.want == 0) {
 					t.Fatalf("server %d (%s, behind: %v), want %d", got.Server, got.Reason, got.Behind, tt.want)
 				}
@@ -219,7 +219,7 @@ func TestChooseShares(t *testing.T) {
 			topo := picture(t, tt.servers...)
 			got := make([]int, len(tt.servers))
 			for range 6000 {
-				got[topo.Choose(Policy{LoadBalance: tt.balance, PrimaryReads: tt.reads}, Request{Plan: readPlan, Seen: Seen{Floor: 7}}).Server]++
+				got[topo.Choose(Policy{LoadBalance: tt.balance, PrimaryReads: tt.reads}, &Request{Plan: readPlan, Seen: Seen{Floor: 7}}).Server]++
 			}
 			for i, want := range tt.want {
 				if d := got[i] - want; d < -400 || d > 400 {
@@ -237,7 +237,7 @@ func TestChooseAllocatesNothing(t *testing.T) {
 	for _, b := range []config.LoadBalance{config.LoadBalanceLeastConn, config.LoadBalanceRoundRobin, config.LoadBalanceRandom} {
 		n := testing.AllocsPerRun(100, func() {
 			for _, p := range plans {
-				topo.Choose(Policy{LoadBalance: b}, Request{Plan: p.Plan, Target: p.target, By: p.by, Seen: Seen{Floor: 1, Last: 2, On: "replica"}})
+				topo.Choose(Policy{LoadBalance: b}, &Request{Plan: p.Plan, Target: p.target, By: p.by, Seen: Seen{Floor: 1, Last: 2, On: "replica"}})
 			}
 		})
 		if n != 0 {
@@ -253,6 +253,6 @@ func BenchmarkChoose(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		topo.Choose(Policy{}, Request{Plan: readPlan})
+		topo.Choose(Policy{}, &Request{Plan: readPlan})
 	}
 }

@@ -76,7 +76,7 @@ func explainRoute(plan *router.Plan, db *config.Database, rules *router.Rules) s
 	}
 	ch := assumedTopology(db).Choose(router.Policy{
 		Split: db.ReadWriteSplit, PrimaryReads: db.PrimaryReads, LoadBalance: db.LoadBalance,
-	}, req)
+	}, &req)
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%-10s %s\n", name, value) }
 	goes := "nowhere"
