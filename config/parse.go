@@ -269,16 +269,12 @@ func (p *parser) database(at place, name string) {
 // servers reads the array, or the one server of host and port.
 func (p *parser) servers(at place, e *databaseEntry) {
 	list := at.child("servers")
-	items := 0
-	switch v := list.value.(type) {
-	case nil:
+	if list.value == nil {
 		p.singleServer(at, e)
 		return
-	case []map[string]any:
-		items = len(v)
-	case []any:
-		items = len(v)
-	default:
+	}
+	items, ok := list.length()
+	if !ok {
 		p.fault(list, `want an array of tables, as [{ host = "10.0.0.1", port = 5432 }]`)
 	}
 	for _, name := range []string{"host", "port"} {

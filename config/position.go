@@ -88,6 +88,17 @@ func (at place) item(i int) place {
 	return c
 }
 
+// length tells how many items an array has; ok is false for what is none.
+func (at place) length() (n int, ok bool) {
+	switch v := at.value.(type) {
+	case []any:
+		return len(v), true
+	case []map[string]any:
+		return len(v), true
+	}
+	return 0, false
+}
+
 // has tells whether a key of the table is written.
 func (at place) has(name string) bool { return at.child(name).value != nil }
 

@@ -9,15 +9,11 @@ import (
 // rules reads [[databases.NAME.rules]].
 func (p *parser) rules(at place, db *Database) {
 	list := at.child("rules")
-	items := 0
-	switch v := list.value.(type) {
-	case nil:
+	if list.value == nil {
 		return
-	case []map[string]any:
-		items = len(v)
-	case []any:
-		items = len(v)
-	default:
+	}
+	items, ok := list.length()
+	if !ok {
 		p.fault(list, "want tables [[%s]], one for each rule", list.key)
 	}
 	for i := range items {

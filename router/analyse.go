@@ -148,20 +148,7 @@ func look(m proto.Message) findings {
 // not know is never taken for harmless.
 func (f *findings) walk(m protoreflect.Message) {
 	f.judge(m.Interface())
-	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if field.Kind() != protoreflect.MessageKind {
-			return true
-		}
-		if field.IsList() {
-			list := v.List()
-			for i := range list.Len() {
-				f.walk(list.Get(i).Message())
-			}
-			return true
-		}
-		f.walk(v.Message())
-		return true
-	})
+	eachChild(m, f.walk)
 }
 
 func (f *findings) judge(m proto.Message) {
@@ -391,18 +378,7 @@ func tempEffect(m proto.Message) Effect {
 		case *pg.A_Const:
 			return
 		}
-		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-			switch {
-			case field.Kind() != protoreflect.MessageKind:
-			case field.IsList():
-				for i := range v.List().Len() {
-					walk(v.List().Get(i).Message())
-				}
-			default:
-				walk(v.Message())
-			}
-			return true
-		})
+		eachChild(m, walk)
 	}
 	walk(m.ProtoReflect())
 	return found
@@ -452,4 +428,20 @@ func clean(name string) Reason {
 		name = strings.ToValidUTF8(name[:most], "") + "..."
 	}
 	return Reason(name)
+}
+
+// eachChild shows f the nodes right below one of a parse tree.
+func eachChild(m protoreflect.Message, f func(protoreflect.Message)) {
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case field.Kind() != protoreflect.MessageKind:
+		case field.IsList():
+			for i := range v.List().Len() {
+				f(v.List().Get(i).Message())
+			}
+		default:
+			f(v.Message())
+		}
+		return true
+	})
 }

@@ -37,17 +37,6 @@ func clockIn(m protoreflect.Message) (found bool) {
 			return true
 		}
 	}
-	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case field.Kind() != protoreflect.MessageKind:
-		case field.IsList():
-			for i, list := 0, v.List(); i < list.Len() && !found; i++ {
-				found = clockIn(list.Get(i).Message())
-			}
-		default:
-			found = clockIn(v.Message())
-		}
-		return !found
-	})
+	eachChild(m, func(child protoreflect.Message) { found = found || clockIn(child) })
 	return found
 }

@@ -65,18 +65,7 @@ func WithChannels(sql string, channels []string) (string, bool) {
 				n.Alias = &pg.Alias{Aliasname: listeningFunction}
 			}
 		}
-		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-			switch {
-			case field.Kind() != protoreflect.MessageKind:
-			case field.IsList():
-				for i := range v.List().Len() {
-					walk(v.List().Get(i).Message())
-				}
-			default:
-				walk(v.Message())
-			}
-			return true
-		})
+		eachChild(m, walk)
 		if n, ok := m.Interface().(*pg.FuncCall); ok && lastName(n.GetFuncname()) == listeningFunction {
 			n.Funcname = names("pg_catalog", "unnest")
 			n.Args = []*pg.Node{{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{
