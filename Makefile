@@ -27,7 +27,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install what is missing (gcc, PostgreSQL 15; apt-get, as root)
+deps: ## install what is missing (gcc, PostgreSQL 15, slapd; apt-get, as root)
 	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: see go.dev/doc/install" >&2; exit 1; }
 	@$(if $(filter 17 18,$(PG)),.ci/postgres $(PG))
 	@.ci/install base
@@ -44,6 +44,9 @@ run: build ## a throwaway primary, two replicas and pgproxy in front (DEMO_FLAGS
 test: deps ## go vet and all tests, race detector on, against a real cluster
 	$(GO) vet ./...
 	$(GO) test -race -timeout 9m $(TEST_FLAGS) ./...
+	@if [ -e /usr/include/security/pam_appl.h ]; then \
+		$(GO) test -tags pam -timeout 2m -run PAM $(TEST_FLAGS) ./auth; \
+	else echo "SKIPPED: the test of PAM (apt-get install libpam0g-dev)"; fi
 
 .PHONY: race
 race: deps ## the tests again, nothing taken from the cache

@@ -52,7 +52,8 @@ type Authenticator struct {
 	admins   []string
 	stats    []string
 	usual    usual
-	hba      *HBA // of method AuthHBA
+	hba      *HBA  // of method AuthHBA
+	ldap     *LDAP // of method AuthLDAP, and of lines of hba without options
 	*process
 }
 
@@ -134,15 +135,18 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 		id.Stats = true   // as in PgBouncer anybody may look
 		return id, nil
 	}
-	method := a.method
+	method, dir := a.method, a.ldap
 	if method == config.AuthHBA {
 		rule, err := a.rule(c.Channel(), user, database)
 		if err != nil {
 			return Identity{}, err
 		}
 		method = rule.method.as
+		if rule.ldap != nil {
+			dir = rule.ldap
+		}
 	}
-	acc, err := a.account(ctx, c, user)
+	acc, err := a.account(ctx, c, user, method)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -163,6 +167,13 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 		err = l.md5(ctx)
 	case config.AuthSCRAM:
 		err = l.scram(ctx)
+	case config.AuthLDAP:
+		if dir == nil {
+			return Identity{}, fmt.Errorf("%w: there is no directory", ErrFailed)
+		}
+		id.Opens, err = l.ldap(ctx, dir)
+	case config.AuthPAM:
+		id.Opens, err = l.pam(ctx)
 	default:
 		err = fmt.Errorf("%w: auth_type %v is not served", ErrFailed, method)
 	}
@@ -183,6 +194,14 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 func (a *Authenticator) WithHBA(h *HBA) *Authenticator {
 	b := *a
 	b.hba = h
+	return &b
+}
+
+// WithLDAP returns an Authenticator that asks a directory, for auth_type ldap and
+// lines of the auth_hba_file that name none. a remains as it is.
+func (a *Authenticator) WithLDAP(l *LDAP) *Authenticator {
+	b := *a
+	b.ldap = l
 	return &b
 }
 
@@ -219,9 +238,10 @@ func (a *Authenticator) rule(c Channel, user, database string) (*hbaRule, error)
 	return r, nil
 }
 
-// account finds a user: in the userlist, else by asking.
-func (a *Authenticator) account(ctx context.Context, c Conn, user string) (*account, error) {
-	if acc := a.accounts[user]; acc != nil {
+// account finds a user: in the userlist, else by asking, where the method needs the
+// secret.
+func (a *Authenticator) account(ctx context.Context, c Conn, user string, method config.AuthType) (*account, error) {
+	if acc := a.accounts[user]; acc != nil || !method.UsesSecrets() {
 		return acc, nil
 	}
 	secret, known, err := c.Secret(ctx)
@@ -281,14 +301,22 @@ func mostOf[K comparable](counts map[K]int, greater func(x, y K) bool) (best K) 
 // slot waits until the process may run one more PBKDF2; what follows gives it
 // back by receiving from p.slots.
 func (p *process) slot(ctx context.Context) error {
+	if err := take(ctx, p.slots); err != nil {
+		return fmt.Errorf("checking a password: %w", err)
+	}
+	return nil
+}
+
+// take waits for a slot; receiving from slots gives it back.
+func take(ctx context.Context, slots chan struct{}) error {
 	if ctx.Err() == nil {
 		select {
-		case p.slots <- struct{}{}:
+		case slots <- struct{}{}:
 			return nil
 		case <-ctx.Done():
 		}
 	}
-	return fmt.Errorf("waiting for a processor to check a password: %w", context.Cause(ctx))
+	return fmt.Errorf("waiting for %d others: %w", cap(slots), context.Cause(ctx))
 }
 
 // derive is the function derive, in a slot.

@@ -29,8 +29,9 @@ type hbaRule struct {
 	addr      netip.Prefix // not valid: any, or a line for local
 	method    hbaMethod
 	identMap  string
-	cert      bool // clientcert: there must be a certificate
-	named     bool // clientcert=verify-full: and it must have the user's name
+	cert      bool  // clientcert: there must be a certificate
+	named     bool  // clientcert=verify-full: and it must have the user's name
+	ldap      *LDAP // of a line with options of ldap
 }
 
 // hbaMethod is how a line lets clients in.
@@ -43,7 +44,7 @@ type hbaMethod struct {
 // hbaMethods are the methods of PgBouncer, by their words.
 var hbaMethods = map[string]hbaMethod{
 	"trust": {as: config.AuthTrust}, "reject": {refuse: true}, "password": {as: config.AuthPlain}, "md5": {as: config.AuthMD5},
-	"scram-sha-256": {as: config.AuthSCRAM}, "cert": {as: config.AuthCert}, "peer": {peer: true},
+	"scram-sha-256": {as: config.AuthSCRAM}, "cert": {as: config.AuthCert}, "peer": {peer: true}, "ldap": {as: config.AuthLDAP},
 }
 
 // hbaName is one item of the columns for databases and users.
@@ -133,7 +134,7 @@ func parseRule(l hbaLine) (hbaRule, error) {
 	m, ok := hbaMethods[word]
 	switch {
 	case !ok:
-		return r, fmt.Errorf("method %q is not supported: want trust, reject, password, md5, scram-sha-256, cert or peer", word)
+		return r, fmt.Errorf("method %q is not supported: want trust, reject, password, md5, scram-sha-256, cert, peer or ldap", word)
 	case m.peer && r.kind != "local":
 		return r, errors.New("peer is for local connections only")
 	case m.as == config.AuthCert && r.kind != "hostssl":
@@ -145,18 +146,28 @@ func parseRule(l hbaLine) (hbaRule, error) {
 
 // options reads NAME=VALUE.
 func (r *hbaRule) options(fields [][]hbaToken) error {
-	for _, f := range fields {
-		name, value, _ := strings.Cut(f[0].text, "=")
+	var of ldapOptions
+	for _, t := range slices.Concat(fields...) {
+		name, value, _ := strings.Cut(t.text, "=")
 		switch {
 		case name == "map" && value != "" && (r.method.peer || r.method.as == config.AuthCert):
 			r.identMap = value
 		case name == "clientcert" && (value == "verify-ca" || value == "verify-full") && r.kind == "hostssl":
 			r.cert, r.named = true, value == "verify-full"
+		case r.method.as == config.AuthLDAP:
+			if err := of.set(t.text); err != nil {
+				return err
+			}
 		default:
-			return fmt.Errorf("option %q means nothing here: there are map (of peer and cert) and clientcert (of hostssl)", f[0].text)
+			return fmt.Errorf("option %q means nothing here: there are map (of peer and cert) and clientcert (of hostssl)", t.text)
 		}
 	}
-	return nil
+	if of == nil {
+		return nil
+	}
+	dir, err := of.directory()
+	r.ldap = dir
+	return err
 }
 
 // hbaNames reads a column. words are the key words that it may have.
@@ -225,6 +236,17 @@ func maskBits(mask []byte) (n int, ok bool) {
 // AsksForCertificates reports whether a line wants certificates of clients.
 func (h *HBA) AsksForCertificates() bool {
 	return slices.ContainsFunc(h.rules, func(r hbaRule) bool { return r.cert || r.method.as == config.AuthCert })
+}
+
+// LacksLDAP returns the number of a line that has ldap without options; 0 if there
+// is none.
+func (h *HBA) LacksLDAP() int {
+	for _, r := range h.rules {
+		if r.method.as == config.AuthLDAP && r.ldap == nil {
+			return r.line
+		}
+	}
+	return 0
 }
 
 // match finds the rule for a login; nil if there is none.

@@ -109,7 +109,7 @@ var iniKeys = []iniKey{
 	take(iniText, "auth_user", ""),
 	take(iniText, "auth_query", defaultAuthQuery),
 	take(iniText, "auth_dbname", ""),
-	idle(iniText, "auth_ldap_options", "", "no effect: auth_type is not \"ldap\""),
+	take(iniText, "auth_ldap_options", ""),
 	idle(iniInt, "scram_iterations", "4096", "no effect: the secrets of auth_file have a number of their own, and others use 4096"),
 
 	// Log.

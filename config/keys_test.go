@@ -38,7 +38,7 @@ func TestKeysAndValues(t *testing.T) {
 		t.Errorf("a restart is needed for %v, want %v", restart, want)
 	}
 	for _, k := range proxyKeys {
-		if strings.Contains(k.name, "password") != k.secret {
+		if (strings.Contains(k.name, "password") || k.name == "auth_ldap_options") != k.secret {
 			t.Errorf("%s: secret is %t", k.name, k.secret)
 		}
 	}

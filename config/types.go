@@ -49,6 +49,7 @@ type Proxy struct {
 	AuthFile                string // absolute, or relative to the working directory, as the file's path was
 	AuthHBAFile             string // with AuthHBA
 	AuthIdentFile           string // maps of names for it; "" is none
+	AuthLDAPOptions         Secret // with AuthLDAP, and for lines of AuthHBAFile that have none; may hold a password
 	AuthUser                string // asks servers for the secrets of users that AuthFile does not have; "" is nobody
 	AuthQuery               string // what it asks; $1 is the user's name
 	AuthDBName              string // of the entry of [databases] where it asks; "" is the one that the client wants
@@ -110,8 +111,6 @@ type Proxy struct {
 	QueryTimeout           time.Duration
 	CancelWaitTimeout      time.Duration // a cancel request waits so long to reach its server
 	ShutdownTimeout        time.Duration // a drain is cut after this time
-	DrainDelay             time.Duration // a drain is announced so long before the listeners close
-	DrainRate              int           // clients that a drain sends away each second; 0 is no limit
 	SuspendTimeout         time.Duration // what is not at rest so long after SUSPEND is cut
 	DisablePqexec          bool          // simple queries are refused
 	MaxPacketSize          int64         // bytes of one message
@@ -298,7 +297,7 @@ type Peer struct {
 	ID       int
 	Host     string
 	Port     int
-	PoolSize int // cancel requests that are on their way to it at once; 0 is DefaultPoolSize
+	PoolSize int // connections for forwarded cancel requests; 0 is no limit of its own
 }
 
 // INI tells whether the configuration was read from a pgbouncer.ini.

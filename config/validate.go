@@ -12,10 +12,6 @@ import (
 // consoles are the names under which clients reach the console.
 var consoles = []string{"pgproxy", "pgbouncer"}
 
-// maxPeerClients bounds the clients of a process with peer_id, whose cancel keys
-// have room for 65,407 (package proxy, maxSessions).
-const maxPeerClients = 60_000
-
 // checkProxy checks the values of [proxy] against each other.
 func (p *parser) checkProxy(at place) {
 	x := &p.cfg.Proxy
@@ -32,17 +28,17 @@ func (p *parser) checkProxy(at place) {
 			p.fault(at.child("listen_port"), "%d is the port of http_listen too, which is %q: want another here or there", x.ListenPort, x.HTTPListen)
 		}
 	}
-	if p.fine(at, "auth_file", "auth_type") && x.AuthFile == "" && x.AuthType != AuthAny {
+	if p.fine(at, "auth_file", "auth_type") && x.AuthFile == "" && x.AuthType.UsesSecrets() {
 		p.fault(at.child("auth_file"), "want a file: auth_type %q finds the users there", x.AuthType)
 	}
 	if p.fine(at, "auth_type", "auth_hba_file") && x.AuthType == AuthHBA && x.AuthHBAFile == "" {
 		p.fault(at.child("auth_type"), `%q needs auth_hba_file`, x.AuthType)
 	}
+	if p.fine(at, "auth_type", "auth_ldap_options") && x.AuthType == AuthLDAP && x.AuthLDAPOptions.Empty() {
+		p.fault(at.child("auth_type"), `%q needs auth_ldap_options`, x.AuthType)
+	}
 	if p.fine(at, "auth_type", "client_tls_sslmode") && x.AuthType == AuthCert && x.ClientTLS.Mode < TLSVerifyCA {
 		p.fault(at.child("auth_type"), `%q needs the certificates of clients: want client_tls_sslmode "verify-full" or "verify-ca"`, x.AuthType)
-	}
-	if most := maxPeerClients; p.fine(at, "peer_id", "max_client_conn") && x.PeerID > 0 && x.MaxClientConn > most {
-		p.fault(at.child("max_client_conn"), "%d clients have no room in the cancel keys of a process with peer_id: want at most %d", x.MaxClientConn, most)
 	}
 	if p.fine(at, "monitor_user", "monitor_password") && x.MonitorUser == "" && !x.MonitorPassword.Empty() {
 		p.fault(at.child("monitor_password"), "a password without a user: want monitor_user too")

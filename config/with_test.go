@@ -42,7 +42,9 @@ func TestWith(t *testing.T) {
 		{ini, "default_pool_size", "0", "databases.a.pool_size", "0"},
 		{ini, "http_listen", "127.0.0.1:1", "proxy.http_listen", "127.0.0.1:1"},
 		{ini, "log_connections", "yes", "", "no integer"},
-		{ini, "auth_type", "ldap", "", "not supported"},
+		{ini, "auth_type", "ldap", "", "needs auth_ldap_options"},
+		{ini, "auth_type", "pam", "proxy.auth_type", "pam"},
+		{toml, "auth_ldap_options", "canary", "", "a password is not set here"},
 	} {
 		before := flatten(tt.cfg)
 		got, err := tt.cfg.With(tt.key, tt.value)

@@ -5,6 +5,7 @@
 //   - RawClient: a client that writes any bytes and reads framed messages.
 //   - FakeServer: a server end that plays a Script and records what it was sent.
 //   - Relay: a TCP relay that delays, swallows, cuts and resets on command.
+//   - Slapd: an OpenLDAP server.
 //   - Census: goroutines, descriptors and server sessions before and after.
 //
 // Nothing here is fast on purpose or meant for production. Everything that waits

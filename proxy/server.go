@@ -88,8 +88,6 @@ type Server struct {
 	interned interned  // settings of logins
 	ctx      context.Context
 	stop     context.CancelFunc
-	peerID   uint32         // peer_id, which does not change
-	peers    sync.Map       // of *peerLine by peer_id
 	catalogs sync.Map       // of *atomic.Uint64 by dbname, see catalogOf
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper
 
@@ -117,7 +115,6 @@ type Server struct {
 	sessions  map[uint32]*Session
 	listeners []net.Listener
 	disabled  map[string]bool
-	refusing  bool // takes cancel requests only
 	closed    bool
 
 	byDatabase, byUser counts // clients that have logged in
@@ -132,7 +129,7 @@ func New(st *Settings, opt Options) *Server {
 	s := &Server{
 		log: opt.Log, pools: opt.Pools, router: opt.Router, topo: opt.Topologies, registry: newRegistry(),
 		ctx: ctx, stop: stop, sessions: make(map[uint32]*Session), disabled: make(map[string]bool),
-		byDatabase: make(counts), byUser: make(counts), peerID: uint32(st.Config.Proxy.PeerID),
+		byDatabase: make(counts), byUser: make(counts),
 	}
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
@@ -207,14 +204,13 @@ func (s *Server) accept(l net.Listener) {
 func (s *Server) Serve(nc net.Conn) {
 	ses := newSession(s, nc)
 	s.mu.Lock()
-	ses.late = s.refusing
-	if s.closed || s.peerID != 0 && len(s.sessions) >= maxSessions {
+	if s.closed {
 		s.mu.Unlock()
 		_ = nc.Close()
 		return
 	}
 	for { // a random process id, so that an old one is not soon used again
-		ses.pid = s.newPID()
+		ses.pid = randomPID()
 		if _, taken := s.sessions[ses.pid]; !taken {
 			break
 		}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -175,7 +176,7 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 		}
 		s.replica.Store(&replication{kind: kind})
 	}
-	if s.late {
+	if s.srv.draining.Load() {
 		return wire.Fatalf(wire.CodeCannotConnectNow, "the proxy is shutting down")
 	}
 	if err := s.negotiate(su); err != nil {
@@ -258,7 +259,8 @@ func (s *Session) negotiate(su *wire.Startup) error {
 	if su.Protocol >= wire.Protocol32 {
 		n = 32
 	}
-	s.secret = s.srv.newSecret(n)
+	s.secret = make([]byte, n)
+	_, _ = rand.Read(s.secret) // never fails, see crypto/rand
 	if su.Protocol <= wire.Protocol32 && len(unknown) == 0 {
 		return nil
 	}

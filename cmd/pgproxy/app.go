@@ -104,6 +104,13 @@ func loadSettings(cfg *config.Config, old *proxy.Settings) (*proxy.Settings, err
 	if err != nil {
 		return nil, fmt.Errorf("client_tls_sslmode: %w", err)
 	}
+	if cfg.Proxy.AuthType == config.AuthPAM && !auth.HasPAM() {
+		return nil, auth.ErrNoPAM
+	}
+	dir, err := loadLDAP(cfg)
+	if err != nil {
+		return nil, err
+	}
 	hba, err := loadHBA(cfg)
 	if err != nil {
 		return nil, err
@@ -112,7 +119,7 @@ func loadSettings(cfg *config.Config, old *proxy.Settings) (*proxy.Settings, err
 	if old != nil {
 		authenticator = old.Auth.Reload // keeps what was derived
 	}
-	logins := authenticator(p.AuthType, users, p.AdminUsers, p.StatsUsers).WithHBA(hba)
+	logins := authenticator(p.AuthType, users, p.AdminUsers, p.StatsUsers).WithHBA(hba).WithLDAP(dir)
 	return &proxy.Settings{Config: cfg, Users: users, Auth: logins, TLS: encrypt}, nil
 }
 
@@ -125,14 +132,25 @@ func loadHBA(cfg *config.Config) (*auth.HBA, error) {
 	if err == nil && h.AsksForCertificates() && cfg.Proxy.ClientTLS.CAFile == "" {
 		err = fmt.Errorf("auth_hba_file %s: lines with cert or clientcert need client_tls_ca_file", cfg.Proxy.AuthHBAFile)
 	}
+	if err == nil && h.LacksLDAP() > 0 && cfg.Proxy.AuthLDAPOptions.Empty() {
+		err = fmt.Errorf("auth_hba_file %s: line %d has ldap without options: want some, or auth_ldap_options", cfg.Proxy.AuthHBAFile, h.LacksLDAP())
+	}
 	return h, err
 }
 
-// loadUsers reads auth_file. Where nobody is asked for a password it may be
-// missing.
+// loadLDAP reads auth_ldap_options, if logins depend on them.
+func loadLDAP(cfg *config.Config) (*auth.LDAP, error) {
+	t, options := cfg.Proxy.AuthType, cfg.Proxy.AuthLDAPOptions
+	if t != config.AuthLDAP && t != config.AuthHBA || options.Empty() {
+		return nil, nil
+	}
+	return auth.ParseLDAP(options.Reveal())
+}
+
+// loadUsers reads auth_file. Where no login depends on it, it may be missing.
 func loadUsers(cfg *config.Config) (*auth.Userlist, error) {
 	users, err := auth.LoadUserlist(cfg.Proxy.AuthFile)
-	if errors.Is(err, fs.ErrNotExist) && cfg.Proxy.AuthType == config.AuthAny {
+	if errors.Is(err, fs.ErrNotExist) && !cfg.Proxy.AuthType.UsesSecrets() {
 		return auth.ParseUserlist(cfg.Proxy.AuthFile, nil)
 	}
 	return users, err
