@@ -70,7 +70,7 @@ func init() {
 		&entry{name: "DNS_ZONES", readOnly: true, cols: columns("sqi", "zonename", "serial", "count"), rows: nothing},
 		&entry{name: "PEERS", readOnly: true, cols: columns("isii", "peer_id", "host", "port", "pool_size"), rows: showPeers},
 		&entry{name: "PEER_POOLS", readOnly: true, cols: columns("iiiii", "peer_id", "cl_active_cancel_req",
-			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: nothing},
+			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: showPeerPools},
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
 		&entry{name: "TOPOLOGY", readOnly: true, cols: topologyColumns, rows: showTopology},
 		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},

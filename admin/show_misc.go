@@ -109,6 +109,16 @@ func showPeers(c *call) []row {
 	return out
 }
 
+// showPeerPools shows the cancel requests that are passed on at this moment.
+func showPeerPools(c *call) []row {
+	var out []row
+	for _, id := range slices.Sorted(maps.Keys(c.config().Peers)) {
+		st := c.console.opt.Server.PeerStats(id)
+		out = append(out, row{id, st.Connecting + st.Sent, st.Waiting, st.Sent, st.Connecting})
+	}
+	return out
+}
+
 func showState(c *call) []row {
 	stopped, suspended := c.console.opt.Pools.Paused(""), c.console.opt.Pools.Suspended()
 	return []row{{"active", yesNo(!stopped)}, {"paused", yesNo(stopped && !suspended)}, {"suspended", yesNo(suspended)}}
@@ -131,7 +141,7 @@ func showLists(c *call) []row {
 		{"users", len(c.users())},
 		{"peers", len(c.config().Peers)},
 		{"pools", len(c.pools())},
-		{"peer_pools", 0},
+		{"peer_pools", len(c.config().Peers)},
 		{"free_clients", 0},
 		{"used_clients", used},
 		{"login_clients", max(login, 0)},

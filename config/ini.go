@@ -56,9 +56,6 @@ func (src *source) readINI(text []byte) error {
 	for _, l := range r.lines["peers"] {
 		r.peer(l)
 	}
-	if list := r.lines["peers"]; len(list) > 0 {
-		r.warn(list[0], "", "a cancel request that reaches another process than its client's is not passed on to it")
-	}
 	if len(r.faults) > 0 {
 		p := parser{faults: r.faults}
 		return p.joined()

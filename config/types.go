@@ -111,6 +111,8 @@ type Proxy struct {
 	QueryTimeout           time.Duration
 	CancelWaitTimeout      time.Duration // a cancel request waits so long to reach its server
 	ShutdownTimeout        time.Duration // a drain is cut after this time
+	DrainDelay             time.Duration // a drain is announced so long before the listeners close
+	DrainRate              int           // clients that a drain sends away each second; 0 is no limit
 	SuspendTimeout         time.Duration // what is not at rest so long after SUSPEND is cut
 	DisablePqexec          bool          // simple queries are refused
 	MaxPacketSize          int64         // bytes of one message
@@ -297,7 +299,7 @@ type Peer struct {
 	ID       int
 	Host     string
 	Port     int
-	PoolSize int // connections for forwarded cancel requests; 0 is no limit of its own
+	PoolSize int // cancel requests that are on their way to it at once; 0 is DefaultPoolSize
 }
 
 // INI tells whether the configuration was read from a pgbouncer.ini.

@@ -12,6 +12,10 @@ import (
 // consoles are the names under which clients reach the console.
 var consoles = []string{"pgproxy", "pgbouncer"}
 
+// maxPeerClients bounds the clients of a process with peer_id, whose cancel keys
+// have room for 65,407 (package proxy, maxSessions).
+const maxPeerClients = 60_000
+
 // checkProxy checks the values of [proxy] against each other.
 func (p *parser) checkProxy(at place) {
 	x := &p.cfg.Proxy
@@ -39,6 +43,9 @@ func (p *parser) checkProxy(at place) {
 	}
 	if p.fine(at, "auth_type", "client_tls_sslmode") && x.AuthType == AuthCert && x.ClientTLS.Mode < TLSVerifyCA {
 		p.fault(at.child("auth_type"), `%q needs the certificates of clients: want client_tls_sslmode "verify-full" or "verify-ca"`, x.AuthType)
+	}
+	if most := maxPeerClients; p.fine(at, "peer_id", "max_client_conn") && x.PeerID > 0 && x.MaxClientConn > most {
+		p.fault(at.child("max_client_conn"), "%d clients have no room in the cancel keys of a process with peer_id: want at most %d", x.MaxClientConn, most)
 	}
 	if p.fine(at, "monitor_user", "monitor_password") && x.MonitorUser == "" && !x.MonitorPassword.Empty() {
 		p.fault(at.child("monitor_password"), "a password without a user: want monitor_user too")

@@ -34,6 +34,9 @@ func (p *parser) warnProxy(at place) {
 			p.warn(at.child(w.key), "%s", w.text)
 		}
 	}
+	if len(p.cfg.Peers) > 0 && x.PeerID == 0 {
+		p.warn(at.child("peer_id"), "0 with [peers]: no cancel request is passed on")
+	}
 	if !x.TCPKeepalive {
 		p.warn(at.child("tcp_keepalive"), "false leaves connections to machines that are gone open for ever")
 	}

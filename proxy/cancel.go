@@ -1,20 +1,24 @@
 package proxy
 
-import (
-	"crypto/subtle"
-)
-
 // cancel serves a CancelRequest. A key that fits nobody is ignored, as
 // PostgreSQL does. It returns when the server has acted on it.
 func (s *Server) cancel(pid uint32, secret []byte) {
+	if !s.Cancel(pid, secret) && !s.passOn(pid, secret) {
+		s.log.Debug("cancel request with an unknown key")
+	}
+}
+
+// Cancel ends what a client of this process waits for, if the key is one's, and
+// returns when the server has acted on it.
+func (s *Server) Cancel(pid uint32, secret []byte) (known bool) {
 	s.mu.RLock()
 	ses := s.sessions[pid]
 	s.mu.RUnlock()
-	if ses == nil || !ses.loggedIn() || subtle.ConstantTimeCompare(ses.secret, secret) != 1 {
-		s.log.Debug("cancel request with an unknown key")
-		return
+	if ses == nil || !ses.loggedIn() || !s.knows(ses, secret) {
+		return false
 	}
 	ses.cancelQuery()
+	return true
 }
 
 // cancelQuery ends what the client waits for: its place in a queue, or its

@@ -147,7 +147,11 @@ func parseConfig(t testing.TB, opt harnessOptions) *config.Config {
 		dbname = "postgres"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "[proxy]\nlisten_port = 0\nhttp_listen = \"\"\nauth_file = \"userlist.txt\"\n%s\n", opt.Proxy)
+	b.WriteString("[proxy]\n")
+	if !strings.Contains(opt.Proxy, "listen_port") {
+		b.WriteString("listen_port = 0\n")
+	}
+	fmt.Fprintf(&b, "http_listen = \"\"\nauth_file = \"userlist.txt\"\n%s\n", opt.Proxy)
 	fmt.Fprintf(&b, "[databases.app]\ndbname = %q\n%s\nservers = [\n", dbname, opt.Database)
 	for i, addr := range opt.Servers {
 		host, port, err := net.SplitHostPort(addr)

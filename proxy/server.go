@@ -88,6 +88,8 @@ type Server struct {
 	interned interned  // settings of logins
 	ctx      context.Context
 	stop     context.CancelFunc
+	peerID   uint32         // peer_id, which does not change
+	peers    sync.Map       // of *peerLine by peer_id
 	catalogs sync.Map       // of *atomic.Uint64 by dbname, see catalogOf
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper
 
@@ -115,6 +117,7 @@ type Server struct {
 	sessions  map[uint32]*Session
 	listeners []net.Listener
 	disabled  map[string]bool
+	refusing  bool // takes cancel requests only
 	closed    bool
 
 	byDatabase, byUser counts // clients that have logged in
@@ -129,7 +132,7 @@ func New(st *Settings, opt Options) *Server {
 	s := &Server{
 		log: opt.Log, pools: opt.Pools, router: opt.Router, topo: opt.Topologies, registry: newRegistry(),
 		ctx: ctx, stop: stop, sessions: make(map[uint32]*Session), disabled: make(map[string]bool),
-		byDatabase: make(counts), byUser: make(counts),
+		byDatabase: make(counts), byUser: make(counts), peerID: uint32(st.Config.Proxy.PeerID),
 	}
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
@@ -204,13 +207,14 @@ func (s *Server) accept(l net.Listener) {
 func (s *Server) Serve(nc net.Conn) {
 	ses := newSession(s, nc)
 	s.mu.Lock()
-	if s.closed {
+	ses.late = s.refusing
+	if s.closed || s.peerID != 0 && len(s.sessions) >= maxSessions {
 		s.mu.Unlock()
 		_ = nc.Close()
 		return
 	}
 	for { // a random process id, so that an old one is not soon used again
-		ses.pid = randomPID()
+		ses.pid = s.newPID()
 		if _, taken := s.sessions[ses.pid]; !taken {
 			break
 		}

@@ -34,6 +34,7 @@ type Session struct {
 	pid   uint32   // ours, in the cancel key
 	nc    net.Conn // the socket
 	since time.Time
+	late  bool // came when the server took no clients any more
 	// Of the configuration that was in force when the client came; nil: no TLS.
 	tlsConfig *tls.Config
 
@@ -182,9 +183,12 @@ func newSession(srv *Server, nc net.Conn) *Session {
 // client's is never that of a server process.
 const lowestPID = 1<<22 + 1
 
+// random fills b; it never fails, see crypto/rand.
+func random(b []byte) { _, _ = rand.Read(b) }
+
 func randomPID() uint32 {
 	var b [4]byte
-	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	random(b[:])
 	return lowestPID + binary.BigEndian.Uint32(b[:])%(1<<31-lowestPID)
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -176,7 +175,7 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 		}
 		s.replica.Store(&replication{kind: kind})
 	}
-	if s.srv.draining.Load() {
+	if s.late {
 		return wire.Fatalf(wire.CodeCannotConnectNow, "the proxy is shutting down")
 	}
 	if err := s.negotiate(su); err != nil {
@@ -259,8 +258,7 @@ func (s *Session) negotiate(su *wire.Startup) error {
 	if su.Protocol >= wire.Protocol32 {
 		n = 32
 	}
-	s.secret = make([]byte, n)
-	_, _ = rand.Read(s.secret) // never fails, see crypto/rand
+	s.secret = s.srv.newSecret(n)
 	if su.Protocol <= wire.Protocol32 && len(unknown) == 0 {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"time"
 
 	"pgproxy/wire"
@@ -49,85 +48,6 @@ func (s *Session) busy() bool {
 }
 
 var errShutdown = wire.Fatalf(wire.CodeAdminShutdown, "terminating connection due to administrator command")
-
-// drainTick is how often a drain looks for clients that have come to rest, and
-// drainBatch how many of them it sends away at once: those that come back are
-// not to storm another proxy.
-const (
-	drainTick  = 20 * time.Millisecond
-	drainBatch = 100
-)
-
-// Shutdown ends the server gently: no new clients, those that are idle are sent
-// away, transactions may finish. When ctx ends the rest is cut, as Close does.
-func (s *Server) Shutdown(ctx context.Context) error {
-	return s.drain(ctx, func() bool {
-		sent := 0
-		for _, ses := range s.list() {
-			if sent < drainBatch && !ses.busy() && ses.endReason() == nil {
-				ses.end(errShutdown)
-				sent++
-			}
-		}
-		return s.clients.Load() == 0
-	})
-}
-
-// ShutdownWhenEmpty ends the server when the last client has left by itself; the
-// console's clients do not count. When ctx ends the rest is cut.
-func (s *Server) ShutdownWhenEmpty(ctx context.Context) error {
-	return s.drain(ctx, func() bool {
-		for _, ses := range s.list() {
-			if ses.loggedIn() {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// drain stops listening, waits until over says so, and closes.
-func (s *Server) drain(ctx context.Context, over func() bool) error {
-	s.draining.Store(true)
-	s.stopListening()
-	t := time.NewTicker(drainTick)
-	defer t.Stop()
-	for !over() {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return s.Close()
-		}
-	}
-	return s.Close()
-}
-
-func (s *Server) stopListening() {
-	s.mu.Lock()
-	ls := s.listeners
-	s.listeners = nil
-	s.mu.Unlock()
-	for _, l := range ls {
-		_ = l.Close()
-	}
-}
-
-// Close cuts every session and waits for all goroutines.
-func (s *Server) Close() error {
-	s.draining.Store(true)
-	s.stopListening()
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.stop()
-	for _, ses := range s.list() {
-		ses.end(errShutdown)
-	}
-	s.goes.Wait()
-	s.asker.close()
-	s.shadow.tidy(true)
-	return nil
-}
 
 // What clients hear that the console has cut; the texts are PgBouncer's.
 var (

@@ -279,9 +279,9 @@ func (a *app) shutdown(mode string, signals <-chan os.Signal) error {
 	a.notify("STOPPING=1")
 	ctx, cut := context.WithCancel(context.Background())
 	defer cut()
-	if d := a.config().Proxy.ShutdownTimeout; d > 0 {
+	if p := &a.config().Proxy; p.ShutdownTimeout > 0 {
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, d)
+		ctx, stop = context.WithTimeout(ctx, p.DrainDelay+p.ShutdownTimeout)
 		defer stop()
 	}
 	again := a.config().INI()
