@@ -49,21 +49,30 @@ func (s *Session) refresh() error {
 // address there. pool.ErrClosed says that the topology is of another
 // configuration than the session's.
 func (s *Session) poolOf(i int, addr string) (*pool.Pool, error) {
+	if i < len(s.pools) && s.pools[i] != nil && s.pools[i].Key.Server == addr {
+		return s.pools[i], nil
+	}
 	for i >= len(s.pools) {
 		s.pools = append(s.pools, nil)
 	}
-	if s.pools[i] == nil || s.pools[i].Key.Server != addr {
-		user, password, err := auth.ServerPassword(s.identity, s.db, s.srv.current.Load().Users)
-		if err != nil {
-			return nil, wire.Fatalf(wire.CodeInvalidPassword, "no password to log in to the server with for user %q", s.user).Because(err)
-		}
-		p := s.srv.pools.Get(s.database, s.db, config.ServerAt(addr), user, password)
-		if p.Closed() {
-			return nil, pool.ErrClosed
-		}
-		s.pools[i] = p
+	err := s.apart(func() (err error) {
+		s.pools[i], err = s.openPool(addr)
+		return err
+	})
+	return s.pools[i], err
+}
+
+// openPool is poolOf for a server that the session has not asked for yet.
+func (s *Session) openPool(addr string) (*pool.Pool, error) {
+	user, password, err := auth.ServerPassword(s.identity, s.db, s.srv.current.Load().Users)
+	if err != nil {
+		return nil, wire.Fatalf(wire.CodeInvalidPassword, "no password to log in to the server with for user %q", s.user).Because(err)
 	}
-	return s.pools[i], nil
+	p := s.srv.pools.Get(s.database, s.db, config.ServerAt(addr), user, password)
+	if p.Closed() {
+		return nil, pool.ErrClosed
+	}
+	return p, nil
 }
 
 // primaryPool returns the pool of the server that a write would go to now.
@@ -102,37 +111,59 @@ func (s *Session) choose(plan *router.Plan, w *wait) (router.Choice, *router.Ser
 	for {
 		topo := s.srv.topo.Topology(s.db.Name)
 		if topo == nil {
-			return router.Choice{}, nil, wire.Fatalf(wire.CodeUndefinedDatabase, "database %q does not exist", s.database)
+			return router.Choice{}, nil, errNoDatabase(s.database)
 		}
 		if topo.System != s.system {
 			s.count(topo.System)
 		}
-		req := s.request(plan)
-		if err := s.checkTarget(req.Target); err != nil {
-			return router.Choice{}, nil, err
-		}
-		ch := s.detour.choose(topo, s.policy(), &req)
-		if ch.Behind {
-			s.srv.topo.Want(s.db.Name, max(req.Seen.Floor, req.Seen.Last))
-		}
-		left := s.db.CausalWait
-		if left > 0 && ch.Behind {
-			left -= w.age()
-		}
-		if ch.Server >= 0 && (!ch.Behind || left <= 0) {
-			return ch, &topo.Servers[ch.Server], nil
-		}
-		if ch.Server < 0 {
-			left = s.db.FailoverTimeout - w.age()
-		}
-		if left <= 0 {
-			return ch, nil, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
-				WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
-		}
-		if err := s.awaitTopology(topo, left); err != nil {
+		ch, seen, err := s.pick(topo, plan)
+		if err != nil {
 			return ch, nil, err
 		}
+		if ch.Server >= 0 && !ch.Behind {
+			return ch, &topo.Servers[ch.Server], nil
+		}
+		if ready, err := s.awaitServer(topo, ch, seen, w); err != nil {
+			return ch, nil, err
+		} else if ready {
+			return ch, &topo.Servers[ch.Server], nil
+		}
 	}
+}
+
+// pick chooses a server of topo for a plan, if there is one now. seen is the moment that
+// a read must show.
+func (s *Session) pick(topo *router.Topology, plan *router.Plan) (ch router.Choice, seen int64, err error) {
+	var req router.Request
+	s.request(plan, &req)
+	if err := s.checkTarget(req.Target); err != nil {
+		return ch, 0, err
+	}
+	ch = s.detour.choose(topo, s.policy(), &req)
+	return ch, max(req.Seen.Floor, req.Seen.Last), nil
+}
+
+// awaitServer waits for a newer topology than topo, where the choice is one that is
+// made only if nothing better comes in time; ready says that it is time.
+func (s *Session) awaitServer(topo *router.Topology, ch router.Choice, seen int64, w *wait) (ready bool, err error) {
+	if ch.Behind {
+		s.srv.topo.Want(s.db.Name, seen)
+	}
+	left := s.db.CausalWait
+	if left > 0 && ch.Behind {
+		left -= w.age()
+	}
+	if ch.Server >= 0 && (!ch.Behind || left <= 0) {
+		return true, nil
+	}
+	if ch.Server < 0 {
+		left = s.db.FailoverTimeout - w.age()
+	}
+	if left <= 0 {
+		return false, wire.Errorf(wire.CodeCannotConnectNow, "no server of database %q can run this: %s", s.database, ch.Reason).
+			WithHint("SHOW SERVERS_HEALTH on the console tells the state of each server.")
+	}
+	return false, s.awaitTopology(topo, left)
 }
 
 // awaitTopology waits for a newer topology than topo, for at most d.
@@ -140,14 +171,14 @@ func (s *Session) awaitTopology(topo *router.Topology, d time.Duration) error {
 	return s.waitFor(d, func(ctx context.Context) error { return s.srv.topo.Wait(ctx, s.db.Name, topo.Generation) })
 }
 
-// request is what the router is asked for a plan.
-func (s *Session) request(plan *router.Plan) router.Request {
+// request makes req what the router is asked for a plan.
+func (s *Session) request(plan *router.Plan, req *router.Request) {
 	level := s.level()
 	s.sight.shared = level == config.ConsistencyGlobal || s.db.ConsistencyScope == config.ScopeUser && level != config.ConsistencyEventual
-	req := router.Request{Plan: plan, Seen: s.seen(level)}
+	req.Plan = plan
+	s.seen(level, &req.Seen)
 	req.Target, req.By = s.wish(plan)
 	req.Read = s.leaves(plan) || plan == movedPlan && req.By == router.ByLocal
-	return req
 }
 
 func (s *Session) policy() router.Policy {
@@ -234,26 +265,31 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 			c, err = p.Acquire(&s.waiter, s, 0)
 		}
 		if err == nil {
-			s.lease, s.leaseRole = c, ch.Role
-			s.alone = 0
-			if s.ddl.Load() != nil {
-				s.ddl.Store(nil) // its transaction is over
-			}
-			s.current.Store(c)
-			if s.ending.Load() { // end has looked for a connection before there was one
-				return nil, s.endReason()
-			}
-			s.look(plan, ch.Role, server.Addr, server.Steady)
-			s.note(plan, ch, server.Addr)
-			if e := s.ears.Load(); e != nil && plan.Class != router.ClassRead {
-				e.lend(c)
-			}
-			return c, nil
+			return c, s.lent(c, plan, &ch, server)
 		}
 		if err := s.acquireError(err, p, &w); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// lent makes s.lease a connection that has been acquired.
+func (s *Session) lent(c *backend.Conn, plan *router.Plan, ch *router.Choice, server *router.Server) error {
+	s.lease, s.leaseRole = c, ch.Role
+	s.alone = 0
+	if s.ddl.Load() != nil {
+		s.ddl.Store(nil) // its transaction is over
+	}
+	s.current.Store(c)
+	if s.ending.Load() { // end has looked for a connection before there was one
+		return s.endReason()
+	}
+	s.look(plan, ch.Role, server.Addr, server.Steady)
+	s.note(plan, ch, server.Addr)
+	if e := s.ears.Load(); e != nil && plan.Class != router.ClassRead {
+		e.lend(c)
+	}
+	return nil
 }
 
 // fixedPrimary reports whether the configuration calls a server the primary,
@@ -315,7 +351,7 @@ func (s *Session) acquireError(err error, p *pool.Pool, w *wait) error {
 }
 
 // note remembers where a statement goes, for SHOW pgproxy.route and metrics.
-func (s *Session) note(plan *router.Plan, ch router.Choice, addr string) {
+func (s *Session) note(plan *router.Plan, ch *router.Choice, addr string) {
 	s.shadowing = ch.Reason == router.ReasonShadow
 	s.route = Route{Server: addr, Role: ch.Role, Reason: ch.Reason, Plan: plan}
 	s.srv.routes.add(s.database, ch.Role, ch.Reason)

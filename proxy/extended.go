@@ -212,6 +212,12 @@ func (s *Session) planOf(name []byte) *router.Plan {
 	return nil
 }
 
+var (
+	errParseFormat  = wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Parse message")
+	errBindFormat   = wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Bind message")
+	errTargetFormat = wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Describe or Close message")
+)
+
 // parse handles Parse.
 func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error) {
 	if len(q) < h.Size() {
@@ -222,11 +228,11 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	m, err := wire.ReadParse(q[wire.HeaderLen:h.Size()])
 	if err != nil {
-		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Parse message")
+		return 0, false, errParseFormat
 	}
 	plan := s.plan(a, m.Query)
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
-		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
+		return 0, false, errBlock
 	}
 	if n, err := s.deferBatch(a, plan, q); n > 0 || err != nil {
 		return n, false, err
@@ -237,7 +243,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		}
 	}
 	if plan.Bad != nil {
-		return s.refuseBatch(a, q, wire.Errorf(plan.Bad.Code, "%s", plan.Bad.Message), h)
+		return s.refuseBatch(a, q, errBad(plan), h)
 	}
 	if plan.Proxy != nil {
 		if err := s.check(plan.Proxy); err != nil {
@@ -269,15 +275,7 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	name := string(m.Name)
 	if s.stmts[name] != nil {
-		// The server must fail as well, for the state of its transaction, and with
-		// whatever it finds wrong first: it is asked for a name that it has. Only
-		// that name is taken out of its answer.
-		taken := s.prepare(a, s.stmts[name], 0, false)
-		e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
-		p := a.out.Made()
-		*p = wire.AppendParse(*p, taken.Name, m.Query, m.OIDs)
-		a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Replace, Sink: s, Err: e})
-		s.forged = false
+		s.parseTaken(a, name, &m)
 		return h.Size(), false, nil
 	}
 	if e := s.mayName(); e != nil {
@@ -289,6 +287,18 @@ func (s *Session) parse(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	s.prepare(a, st, s.rename(name, st), len(q) == h.Size())
 	return h.Size(), false, nil
+}
+
+// parseTaken has the server refuse a Parse of a name that the client has. The server
+// must fail as well, for the state of its transaction, and with whatever it finds wrong
+// first: it is asked for a name that it has. Only that name is taken out of its answer.
+func (s *Session) parseTaken(a *assembly, name string, m *wire.ParseMessage) {
+	taken := s.prepare(a, s.stmts[name], 0, false)
+	e := wire.Errorf(wire.CodeDuplicatePrepared, "prepared statement %q already exists", name)
+	p := a.out.Made()
+	*p = wire.AppendParse(*p, taken.Name, m.Query, m.OIDs)
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Parse, Do: backend.Replace, Sink: s, Err: e})
+	s.forged = false
 }
 
 // prepare makes sure that the lease's server has the statement, and returns the
@@ -378,7 +388,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if !ok {
 		switch {
 		case len(q) >= h.Size():
-			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Bind message")
+			return 0, false, errBindFormat
 		case len(q) > maxName:
 			return 0, false, errName
 		}
@@ -423,9 +433,7 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 	if plan != nil && plan.Use != router.PreparedNone {
 		var e *wire.Error
 		if run, st, e = s.bindPrepared(a, plan, q, string(name)); e != nil {
-			a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Do: backend.Replace, Sink: s, Err: e, Code: wire.CodeUndefinedStatement})
-			s.forged, s.unit.keep = false, false
-			return s.rebind(a, portal, noStatement, n, h)
+			return s.refuseBind(a, e, portal, n, h)
 		}
 	}
 	s.unit.bind(run, len(name) == 0)
@@ -463,14 +471,19 @@ func (s *Session) bind(a *assembly, q []byte, h wire.Header) (int, bool, error) 
 		if same, err := s.givesAsTold(a, st, told.Load(), q); err != nil {
 			return 0, false, err
 		} else if !same {
-			a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Do: backend.Replace, Sink: s, Err: errStalePlan, Code: wire.CodeUndefinedStatement})
-			s.forged, s.unit.keep = false, false
-			return s.rebind(a, portal, noStatement, n, h)
+			return s.refuseBind(a, errStalePlan, portal, n, h)
 		}
 	}
-	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Sink: s, Stmt: &st.Statement})
-	s.forged = false
+	s.push(a, backend.Bind)
+	a.owed[len(a.owed)-1].Stmt = &st.Statement
 	return s.rebind(a, portal, st.Name, n, h)
+}
+
+// refuseBind has the server refuse a Bind, and the client hear e.
+func (s *Session) refuseBind(a *assembly, e *wire.Error, portal []byte, n int, h wire.Header) (int, bool, error) {
+	a.owed = append(a.owed, backend.Owed{Kind: backend.Bind, Do: backend.Replace, Sink: s, Err: e, Code: wire.CodeUndefinedStatement})
+	s.forged, s.unit.keep = false, false
+	return s.rebind(a, portal, noStatement, n, h)
 }
 
 // rebind relays a Bind under another statement name: its head now, n bytes of
@@ -513,7 +526,7 @@ func (s *Session) target(a *assembly, q []byte, h wire.Header) (int, bool, error
 	}
 	kind, name, err := wire.ReadTarget(q[wire.HeaderLen:h.Size()])
 	if err != nil {
-		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid format of Describe or Close message")
+		return 0, false, errTargetFormat
 	}
 	if kind == 'S' {
 		if err := s.sure(a, name); err != nil {

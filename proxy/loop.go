@@ -65,7 +65,10 @@ func (s *Session) draft(a *assembly, sql []byte) *router.Plan {
 	return a.memo
 }
 
-// push notes a reply that will be owed.
+// push notes a reply that will be owed. Inlined it would take room for an Owed on the
+// stack of each caller, see Session.apart.
+//
+//go:noinline
 func (s *Session) push(a *assembly, kind backend.Kind) {
 	a.owed = append(a.owed, backend.Owed{Kind: kind, Sink: s})
 	s.forged = false
@@ -186,7 +189,7 @@ func (s *Session) flush(a *assembly) error {
 func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	h, err := wire.ReadHeader(q, s.maxPacket())
 	if err != nil {
-		return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of message type %q", string(rune(h.Type)))
+		return 0, false, errLength(h.Type)
 	}
 	if s.skipping && h.Type != wire.Sync && h.Type != wire.Terminate {
 		return s.discard(h)
@@ -194,7 +197,7 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	switch h.Type {
 	case wire.Query:
 		if s.cfg.Proxy.DisablePqexec {
-			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "PQexec disallowed")
+			return 0, false, errPqexec
 		}
 		return s.query(a, q, h)
 	case wire.Parse:
@@ -204,40 +207,60 @@ func (s *Session) message(a *assembly, q []byte) (n int, more bool, err error) {
 	case wire.Describe, wire.Close:
 		return s.target(a, q, h)
 	case wire.Execute:
-		if n, more, done, err := s.listenExecute(a, q, h); done {
-			return n, more, err
-		}
-		if err := s.needBatch(a, q); err != nil {
-			return s.failBatch(err, h)
-		}
-		a.ends = a.ends || s.binds == 0 // of a portal that an earlier batch has left
-		a.owed = append(a.owed, s.executed())
-		s.forged = false
-		a.owed[len(a.owed)-1].Signal = s.signal
-		return s.stream(h)
+		return s.execute(a, q, h)
 	case wire.Sync:
 		return s.sync(a, q, h)
 	case wire.Flush:
 		return s.flushMessage(a, h)
 	case wire.FunctionCall:
-		s.unit.keep = false
-		if s.begun != nil {
-			if err := s.beginNow(a); err != nil {
-				return 0, false, err
-			}
-		}
-		if err := s.need(a, functionPlan); err != nil {
-			return s.failQuery(err, h)
-		}
-		s.effects(a, functionPlan, false, nil)
-		s.push(a, backend.Function)
-		return s.stream(h)
+		return s.functionCall(a, h)
 	case wire.CopyData, wire.CopyDone, wire.CopyFail:
 		return s.copyMessage(a, h)
 	case wire.Terminate:
 		return 0, false, errTerminate
 	}
-	return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid frontend message type %d", h.Type)
+	return 0, false, errType(h.Type)
+}
+
+var errPqexec = wire.Fatalf(wire.CodeProtocolViolation, "PQexec disallowed")
+
+func errLength(typ byte) error {
+	return wire.Fatalf(wire.CodeProtocolViolation, "invalid length of message type %q", string(rune(typ)))
+}
+
+func errType(typ byte) error {
+	return wire.Fatalf(wire.CodeProtocolViolation, "invalid frontend message type %d", typ)
+}
+
+// execute handles Execute.
+func (s *Session) execute(a *assembly, q []byte, h wire.Header) (n int, more bool, err error) {
+	if n, more, done, err := s.listenExecute(a, q, h); done {
+		return n, more, err
+	}
+	if err := s.needBatch(a, q); err != nil {
+		return s.failBatch(err, h)
+	}
+	a.ends = a.ends || s.binds == 0 // of a portal that an earlier batch has left
+	a.owed = append(a.owed, s.executed())
+	s.forged = false
+	a.owed[len(a.owed)-1].Signal = s.signal
+	return s.stream(h)
+}
+
+// functionCall handles FunctionCall.
+func (s *Session) functionCall(a *assembly, h wire.Header) (int, bool, error) {
+	s.unit.keep = false
+	if s.begun != nil {
+		if err := s.beginNow(a); err != nil {
+			return 0, false, err
+		}
+	}
+	if err := s.need(a, functionPlan); err != nil {
+		return s.failQuery(err, h)
+	}
+	s.effects(a, functionPlan, false, nil)
+	s.push(a, backend.Function)
+	return s.stream(h)
 }
 
 func (s *Session) maxPacket() int {
@@ -266,12 +289,19 @@ func (s *Session) discard(h wire.Header) (int, bool, error) {
 
 var functionPlan = &router.Plan{Class: router.ClassPrimary, Reason: "fast-path function call", Effects: router.EffectWrite | router.EffectOther}
 
+var errString = wire.Fatalf(wire.CodeProtocolViolation, "invalid string in message")
+
+// errBad is what a statement is refused with that the proxy itself does not take.
+func errBad(plan *router.Plan) *wire.Error {
+	return wire.Errorf(plan.Bad.Code, "%s", plan.Bad.Message)
+}
+
 // query handles a simple Query.
 func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error) {
 	plan := router.TooLarge()
 	if len(q) >= h.Size() {
 		if h.Body == 0 || q[h.Size()-1] != 0 {
-			return 0, false, wire.Fatalf(wire.CodeProtocolViolation, "invalid string in message")
+			return 0, false, errString
 		}
 		plan = s.plan(a, q[wire.HeaderLen:h.Size()-1])
 	} else if h.Body <= s.parseMax() {
@@ -284,7 +314,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	}
 	switch {
 	case plan.Bad != nil:
-		return s.refuseQuery(a, wire.Errorf(plan.Bad.Code, "%s", plan.Bad.Message), h)
+		return s.refuseQuery(a, errBad(plan), h)
 	case plan.Proxy != nil && s.open:
 		return s.refuseQuery(a, errMixed, h)
 	case plan.Proxy != nil:
@@ -411,60 +441,72 @@ func (s *Session) need(a *assembly, plan *router.Plan) error {
 // lend is need without an explanation.
 func (s *Session) lend(a *assembly, plan *router.Plan) error {
 	if s.lease != nil {
-		if !a.holding {
-			a.holding = s.hold()
-			if a.holding && s.lease.Doubt() {
-				p := a.out.Made()
-				a.owed, *p = backend.AppendProbe(s, a.owed, *p)
-				s.lease.NoUnnamed() // it is a simple query
-			}
+		if kept, err := s.keep(a, plan); kept || err != nil {
+			return err
 		}
-		if s.ddl.Load() != nil && a.holding {
-			s.endDDL()
-		}
-		if a.holding && s.block.begin != "" {
-			if err := s.roam(a, plan); err != nil {
-				return err
-			}
-		}
-		if a.holding && !s.readTx && !s.open && s.behind() {
-			// What stands before is answered first; then another is chosen, unless
-			// something keeps the session here.
-			if err := s.calm(a); err != nil {
-				return err
-			}
-			a.holding = s.hold()
-		}
-		if a.holding && s.fits(plan) {
-			if s.sight.blind {
-				s.sight.blind = blind(plan)
-			}
-			if s.route.Plan != plan {
-				s.route.Plan, s.route.Reason = plan, reasonHeld
-			}
-			s.followTransaction(plan)
-			return nil
-		}
-		if a.holding {
-			// A replica that cannot run this: what stands before is answered first.
-			if err := s.flush(a); err != nil {
-				return err
-			}
-			s.lease.Quiet(s)
-			if s.lease.Hold(s) { // in a transaction after all: here or nowhere
-				a.holding = true
-				return nil
-			}
-		}
-		s.lease, s.readTx, s.block = nil, false, block{}
 	}
 	if plan.Effects.Any(router.EffectBegin) && s.mode == config.PoolStatement {
-		return wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
+		return errBlock
 	}
 	if s.begun != nil {
 		return s.lendBlock(a, plan)
 	}
 	return s.lendNew(a, plan)
+}
+
+// errBlock is what BEGIN gives with pool_mode = "statement".
+var errBlock = wire.Fatalf(wire.CodeProtocolViolation, "transaction blocks not allowed in statement pooling mode")
+
+// keep is lend where the last statement has left a lease. kept says that it is still
+// one and can run the plan; else the session has none any more.
+func (s *Session) keep(a *assembly, plan *router.Plan) (kept bool, err error) {
+	if !a.holding {
+		a.holding = s.hold()
+		if a.holding && s.lease.Doubt() {
+			p := a.out.Made()
+			a.owed, *p = backend.AppendProbe(s, a.owed, *p)
+			s.lease.NoUnnamed() // it is a simple query
+		}
+	}
+	if s.ddl.Load() != nil && a.holding {
+		s.endDDL()
+	}
+	if a.holding && s.block.begin != "" {
+		if err := s.roam(a, plan); err != nil {
+			return false, err
+		}
+	}
+	if a.holding && !s.readTx && !s.open && s.behind() {
+		// What stands before is answered first; then another is chosen, unless
+		// something keeps the session here.
+		if err := s.calm(a); err != nil {
+			return false, err
+		}
+		a.holding = s.hold()
+	}
+	if a.holding && s.fits(plan) {
+		if s.sight.blind {
+			s.sight.blind = blind(plan)
+		}
+		if s.route.Plan != plan {
+			s.route.Plan, s.route.Reason = plan, reasonHeld
+		}
+		s.followTransaction(plan)
+		return true, nil
+	}
+	if a.holding {
+		// A replica that cannot run this: what stands before is answered first.
+		if err := s.flush(a); err != nil {
+			return false, err
+		}
+		s.lease.Quiet(s)
+		if s.lease.Hold(s) { // in a transaction after all: here or nowhere
+			a.holding = true
+			return true, nil
+		}
+	}
+	s.lease, s.readTx, s.block = nil, false, block{}
+	return false, nil
 }
 
 // lendBlock is lend for the first statement behind a BEGIN that was put off.
@@ -498,24 +540,37 @@ const maxAdoptions = 3
 // equip is borrow with the client's settings: they are put in front of what is sent
 // next.
 func (s *Session) equip(a *assembly, plan *router.Plan, now int64) (*backend.Conn, error) {
-	for left := maxAdoptions; ; now = 0 {
-		c, err := s.borrow(plan, now)
-		if err != nil {
-			return nil, err
-		}
-		a.holding = true
-		want := s.wanted(c, plan)
-		if c.Applied() == want {
-			return c, nil
-		}
+	c, err := s.borrow(plan, now)
+	if err != nil {
+		return nil, err
+	}
+	a.holding = true
+	if want := s.wanted(c, plan); c.Applied() != want {
+		return s.adopt(a, plan, want)
+	}
+	return c, nil
+}
+
+// adopt has the lease take over the settings that are wanted there, or another
+// connection.
+func (s *Session) adopt(a *assembly, plan *router.Plan, want *backend.Settings) (*backend.Conn, error) {
+	for left := maxAdoptions - 1; ; left-- {
+		c := s.lease
 		p := a.out.Made()
 		var risky bool
 		if a.owed, *p, risky = c.Adopt(want, a.owed, *p); !risky {
 			return c, nil
 		}
-		left--
 		if again, err := s.adopted(a, left > 0); !again {
 			return c, err
+		}
+		c, err := s.borrow(plan, 0)
+		if err != nil {
+			return nil, err
+		}
+		a.holding = true
+		if want = s.wanted(c, plan); c.Applied() == want {
+			return c, nil
 		}
 	}
 }

@@ -228,6 +228,19 @@ func (s *Session) guarded(f func() error) (err error) {
 	return f()
 }
 
+// apart runs f on another goroutine's stack and waits for its end. What is deep and
+// rare goes there: a stack that has grown for it once is as large while the client is
+// idle.
+func (s *Session) apart(f func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = s.guarded(f)
+	}()
+	<-done
+	return err
+}
+
 func (s *Session) relay() error { return s.io.Loop(s.onClient) }
 
 // log returns a logger that names the session. It is made when it is needed:

@@ -26,10 +26,9 @@ type sight struct {
 	tokenAt int64           // when that was; 0 is never
 }
 
-// seen returns what the next read must show.
-func (s *Session) seen(level config.Consistency) router.Seen {
+// seen makes the zero value what the next read must show.
+func (s *Session) seen(level config.Consistency, seen *router.Seen) {
 	v := &s.sight
-	var seen router.Seen
 	if level != config.ConsistencyEventual {
 		seen.Catalog = s.prover.Since()
 		seen.Floor = max(v.floor, s.mine.Load().Load())
@@ -49,7 +48,6 @@ func (s *Session) seen(level config.Consistency) router.Seen {
 	if v.tokenAt > seen.Floor {
 		seen.Floor, seen.Token = v.tokenAt, v.token
 	}
-	return seen
 }
 
 // behind reports whether the replica of the lease, which was good enough when it was
@@ -58,7 +56,8 @@ func (s *Session) behind() bool {
 	if !s.sight.shared || s.leaseRole != router.RoleReplica {
 		return false
 	}
-	seen := s.seen(s.level())
+	var seen router.Seen
+	s.seen(s.level(), &seen)
 	if topo := s.srv.topo.Topology(s.db.Name); topo != nil {
 		for i := range topo.Servers {
 			if x := &topo.Servers[i]; x.Addr == s.sight.on {

@@ -62,10 +62,13 @@ type Seen struct {
 
 // Choice is a server for a Request. Server is -1 if none can serve it now:
 // Reason says why, and a newer Topology may have one.
+//
+// It is kept to 32 bytes, so that it is passed on in registers: it is on the way of
+// each statement, and the stacks of idle clients are what that takes.
 type Choice struct {
 	Server int // index of Topology.Servers
-	Role   Role
 	Reason Reason
+	Role   Role
 	Behind bool // not a replica, because those that are there lack what must be seen
 }
 
@@ -118,23 +121,38 @@ const maxComparableLoad = 1 << 40
 // Choose picks a server. It allocates nothing, keeps nothing of r, and does not change
 // it. Any number of goroutines may call it.
 func (t *Topology) Choose(p Policy, r *Request) Choice {
+	if p.Split == config.SplitAny {
+		return t.any(p, r)
+	}
+	if why := primaryOnly(p, r); why != "" {
+		return t.primary(why)
+	}
+	return t.replica(p, r)
+}
+
+// primaryOnly says why only the primary may run what is asked for, whatever there is of
+// replicas; "" is no reason.
+func primaryOnly(p Policy, r *Request) Reason {
 	plan := r.Plan
 	switch {
-	case p.Split == config.SplitAny:
-		return t.any(p, r)
 	case r.Target == TargetPrimary:
-		return t.primary(chosePrimaryBy[r.By])
+		return chosePrimaryBy[r.By]
 	case plan.refused.Load() != nil:
-		return t.primary(choseRefused)
+		return choseRefused
 	case plan.Class == ClassPrimary && !r.Read && (r.Target == "" || !plan.Hintable()):
-		return t.primary(chosePrimary)
+		return chosePrimary
 	case p.Split == config.SplitOff:
-		return t.primary(choseSplitOff)
+		return choseSplitOff
 	case p.Split == config.SplitShadow:
-		return t.primary(ReasonShadow)
+		return ReasonShadow
 	case p.Split == config.SplitHinted && r.Target == "":
-		return t.primary(choseNoHint)
+		return choseNoHint
 	}
+	return ""
+}
+
+// replica picks among the servers that may run a read.
+func (t *Topology) replica(p Policy, r *Request) Choice {
 	group := r.Target
 	reason := choseReplica
 	switch r.Target {
@@ -150,16 +168,22 @@ func (t *Topology) Choose(p Policy, r *Request) Choice {
 	}
 	i := c.pick()
 	switch {
-	case i >= 0 && t.Servers[i].Role == RolePrimary && group == "":
-		return Choice{Server: i, Role: RolePrimary, Reason: choseShare}
-	case i >= 0:
-		return Choice{Server: i, Role: t.Servers[i].Role, Reason: reason}
+	case i < 0:
+		return c.none()
+	case t.Servers[i].Role == RolePrimary && group == "":
+		reason = choseShare
 	}
+	return Choice{Server: i, Role: t.Servers[i].Role, Reason: reason}
+}
+
+// none is the choice where no candidate is usable: the primary, unless that is
+// forbidden.
+func (c *candidates) none() Choice {
 	fallback, refused, behind := c.why()
-	if p.PrimaryReads == config.PrimaryReadsNever {
+	if c.policy.PrimaryReads == config.PrimaryReadsNever {
 		return Choice{Server: -1, Reason: refused, Behind: behind}
 	}
-	ch := t.primary(fallback)
+	ch := c.t.primary(fallback)
 	ch.Behind = behind
 	return ch
 }
@@ -255,9 +279,18 @@ func (c *candidates) pick() int {
 	case config.LoadBalanceRandom:
 		return c.byWeight(rand.Uint64N)
 	case config.LoadBalanceFirst:
-		return slices.IndexFunc(c.t.Servers, func(s Server) bool { return c.usable(&s) })
+		return c.first()
 	}
 	return c.leastConn()
+}
+
+func (c *candidates) first() int {
+	for i := range c.t.Servers {
+		if c.usable(&c.t.Servers[i]) {
+			return i
+		}
+	}
+	return -1
 }
 
 // leastConn picks the server with the fewest leases for its weight; among
