@@ -61,7 +61,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		s.trackBatch(a, q)
 	}
 	s.lease.Batch()
-	s.open, s.binds, s.signal, s.next = true, 0, 0, backend.Owed{}
+	s.open, s.binds, s.signal, s.next = true, 0, 0, nil
 	s.dropping = false
 	return nil
 }

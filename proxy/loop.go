@@ -241,9 +241,7 @@ func (s *Session) execute(a *assembly, q []byte, h wire.Header) (n int, more boo
 		return s.failBatch(err, h)
 	}
 	a.ends = a.ends || s.binds == 0 // of a portal that an earlier batch has left
-	a.owed = append(a.owed, s.executed())
-	s.forged = false
-	a.owed[len(a.owed)-1].Signal = s.signal
+	s.executed(a)
 	return s.stream(h)
 }
 

@@ -275,7 +275,7 @@ func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name st
 		return run, st, nil
 	}
 	own := s.named(a, plan.Statement, true)
-	s.next = backend.Owed{Stmt: own}
+	s.next = &backend.Owed{Stmt: own}
 	if plan.Use != router.PreparedMake && plan.Use != router.PreparedDrop || !s.aloneFrom(q) {
 		return run, st, nil
 	}
@@ -295,20 +295,23 @@ func (s *Session) bindPrepared(a *assembly, plan *router.Plan, q []byte, name st
 		if e != nil {
 			return namesPlan, st, e
 		}
-		s.next = backend.Owed{Stmt: &made.Statement, Makes: true, Change: s.rename(plan.Statement, made)}
+		s.next = &backend.Owed{Stmt: &made.Statement, Makes: true, Change: s.rename(plan.Statement, made)}
 		s.lease.Making(&made.Statement)
 	}
 	return namesPlan, st, nil
 }
 
-// executed returns what is owed for an Execute.
-func (s *Session) executed() backend.Owed {
-	o := s.next
-	s.next = backend.Owed{}
+// executed notes what is owed for an Execute.
+func (s *Session) executed(a *assembly) {
+	s.push(a, backend.Execute)
+	o := &a.owed[len(a.owed)-1]
+	if next := s.next; next != nil {
+		o.Stmt, o.Makes, o.Drops, o.Change = next.Stmt, next.Makes, next.Drops, next.Change
+		s.next = nil
+	}
 	if s.dropping {
 		s.dropping = false
 		o.Change = s.dropAll()
 	}
-	o.Kind, o.Sink = backend.Execute, s
-	return o
+	o.Signal = s.signal
 }

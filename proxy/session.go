@@ -26,7 +26,8 @@ import (
 	"pgproxy/wire"
 )
 
-// Session is one client, from accept to goodbye.
+// Session is one client, from accept to goodbye. Thousands of them are idle: it is to
+// be no longer than 1,280 bytes, which is a size class of Go's heap.
 type Session struct {
 	// Set at construction.
 	srv   *Server
@@ -56,19 +57,21 @@ type Session struct {
 	readTx        bool         // the lease began with BEGIN READ ONLY on a replica
 	open          bool         // extended-protocol messages were sent whose Sync was not
 	skipping      bool         // after a local error: ignore everything up to Sync
-	rest          int          // bytes left of a message that is relayed (or dropped) in parts
-	drop          bool         // drop those bytes
-	begun         *begun       // a BEGIN that no server has heard of yet
-	began         bool         // it was sent in the batch, or in front of the query, at hand
+	drop          bool         // drop the bytes that rest counts
+	began         bool         // begun was sent in the batch, or in front of the query, at hand
 	forged        bool         // the last reply that is owed is one that the proxy makes
+	barrierAlone  bool         // nothing else is in the batch of barrier
+	shadowing     bool         // the lease was lent for a read that may be compared
+	dropping      bool         // the next Execute takes all names of statements, and more follows in its batch
+	listensThere  bool         // a lease was made to listen itself, and was pinned
+	rest          int          // bytes left of a message that is relayed (or dropped) in parts
+	begun         *begun       // a BEGIN that no server has heard of yet
 	barrier       *router.Plan // act on it when the statement is complete
 	barrierErrors uint64       // ErrorResponses of the lease before that statement
-	barrierAlone  bool         // nothing else is in its batch
 	barrierChange uint64       // changes of names up to this number come before it
 	binds         int          // Binds of the open batch so far
 	route         Route        // of the last statement
 	params        own          // pgproxy.*
-	shadowing     bool         // the lease was lent for a read that may be compared
 	block         block
 	rules         clientRules
 	sight         sight  // what its reads have shown
@@ -86,8 +89,7 @@ type Session struct {
 	unnamed       unnamedStatement
 	signal        backend.Signal            // of the open batch's statements
 	told          map[string]*atomic.Uint64 // what the client knows of the rows of its statements, see describe
-	next          backend.Owed              // of the next Execute: what it does with a prepared statement
-	dropping      bool                      // the next Execute takes all names of statements, and more follows in its batch
+	next          *backend.Owed             // of the next Execute: what it does with a prepared statement; nil: nothing
 	wroteOn       *backend.Conn             // where the last statement that may have called nextval ran
 	unit          unit                      // the statement that is being sent
 	pending       tracked                   // the COMMIT that was sent last, with track_commits
@@ -99,7 +101,6 @@ type Session struct {
 	analysedFor   *backend.Settings
 	waiter        pool.Waiter
 	loginEncoding string // client_encoding of a fresh login
-	listensThere  bool   // a lease was made to listen itself, and was pinned
 
 	// Held while writing to the client.
 	wmu  sync.Mutex
@@ -232,6 +233,9 @@ func (s *Session) guarded(f func() error) (err error) {
 // rare goes there: a stack that has grown for it once is as large while the client is
 // idle.
 func (s *Session) apart(f func() error) (err error) {
+	if !s.welcomed.Load() {
+		return f() // the stack of a login goes with it
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
