@@ -77,6 +77,11 @@ fuzz: deps ## every fuzz target for FUZZTIME (10s)
 faults: deps ## ledgers under switchovers and crashes, and every fault for 20 s (PG=15, 17 or 18)
 	PGPROXY_FAULTS=1 $(GO) test -count=1 -timeout 60m -v -run 'Ledger|Fault' $(TEST_FLAGS) ./cmd/pgproxy
 
+.PHONY: patroni
+patroni: ## switchovers and a killed leader under Debian's Patroni and etcd
+	@.ci/install patroni
+	$(GO) test -count=1 -timeout 20m -v -run Patroni $(TEST_FLAGS) ./cmd/pgproxy
+
 .PHONY: drivers
 drivers: deps ## programs with drivers of five languages, directly and through pgproxy
 	PGPROXY_DRIVERS=$(CURDIR)/.drivers $(GO) test -race -count=1 -v -timeout 40m -run Drivers ./cmd/pgproxy/...

@@ -61,7 +61,6 @@ type catalogSettings struct {
 	login    backend.Login // without its server
 	dialer   *backend.Dialer
 	interval time.Duration
-	servers  map[string]config.Server // by address
 	over     router.Overrides
 	patterns string // over as text
 }
@@ -69,15 +68,12 @@ type catalogSettings struct {
 func newCatalogSettings(cfg *config.Config, db *config.Database, d *backend.Dialer) *catalogSettings {
 	set := &catalogSettings{
 		login:  backend.Login{User: db.MonitorUser, Password: db.MonitorPassword, AppName: catalogName},
-		dialer: d, interval: cfg.Proxy.CatalogInterval, servers: make(map[string]config.Server),
+		dialer: d, interval: cfg.Proxy.CatalogInterval,
 		over:     router.Overrides{Read: compile(db.ReadFunctions), Write: compile(db.WriteFunctions)},
 		patterns: fmt.Sprintf("%q %q", db.ReadFunctions, db.WriteFunctions),
 	}
 	if set.interval <= 0 {
 		set.interval = time.Minute
-	}
-	for _, s := range db.Servers {
-		set.servers[s.Addr()] = s
 	}
 	return set
 }
@@ -307,13 +303,14 @@ func (r *reader) read(set *catalogSettings) error {
 			addr = s.Addr
 		}
 	}
-	server, ok := set.servers[addr]
-	if !ok {
+	servers := *r.entry.list.Load()
+	i := slices.IndexFunc(servers, func(s *server) bool { return s.addr == addr })
+	if i < 0 {
 		return errNoPrimary
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, catalogLimit)
 	defer cancel()
-	conn, err := dialCatalog(ctx, set, server, r.dbname)
+	conn, err := dialCatalog(ctx, set, servers[i].settings.Load().login.Server, r.dbname)
 	if err != nil {
 		return err
 	}

@@ -308,9 +308,8 @@ func (n *Node) follow(up *Node) error {
 	return n.cluster.account.own(signal)
 }
 
-// writeConfig writes postgresql.conf whole. ALTER SYSTEM goes before it, so
-// tests may use that.
-func (n *Node) writeConfig() error {
+// settings are those of the node alone, whoever it follows.
+func (n *Node) settings() map[string]string {
 	conf := map[string]string{
 		"listen_addresses":                    n.Host,
 		"port":                                strconv.Itoa(n.Port),
@@ -347,6 +346,13 @@ func (n *Node) writeConfig() error {
 	for k, v := range n.cluster.opt.Settings {
 		conf[k] = v
 	}
+	return conf
+}
+
+// writeConfig writes postgresql.conf whole. ALTER SYSTEM goes before it, so
+// tests may use that.
+func (n *Node) writeConfig() error {
+	conf := n.settings()
 	if up := n.upstream; up != nil {
 		conf["primary_conninfo"] = fmt.Sprintf("host=%s port=%d user=%s password=%s application_name=%s sslmode=disable",
 			up.Host, up.Port, n.cluster.Superuser, n.cluster.Password, n.Name)

@@ -90,6 +90,12 @@ func (r *Process) Stop() error {
 	return fmt.Errorf("%s did not end within %s of SIGTERM and was killed: %s", r.name, stopPatience, r.tail())
 }
 
+// kill ends the process by SIGKILL and waits for it.
+func (r *Process) kill() {
+	_ = r.cmd.Process.Kill() // it may just have ended
+	<-r.done
+}
+
 // tail is the end of what the process printed, in one line.
 func (r *Process) tail() string {
 	text, err := os.ReadFile(r.log)

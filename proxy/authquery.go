@@ -210,19 +210,18 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 
 // server chooses where to ask: the primary, else a replica.
 func (a *asker) server(db *config.Database) (config.Server, error) {
-	found := -1
+	addr := ""
 	if topo := a.srv.topo.Topology(db.Name); topo != nil {
 		for i := range topo.Servers {
-			s := &topo.Servers[i]
-			if s.Up && i < len(db.Servers) && db.Servers[i].Addr() == s.Addr && (found < 0 || s.Role == router.RolePrimary) {
-				found = i
+			if s := &topo.Servers[i]; s.Up && (addr == "" || s.Role == router.RolePrimary) {
+				addr = s.Addr
 			}
 		}
 	}
-	if found < 0 {
+	if addr == "" {
 		return config.Server{}, fmt.Errorf("no server of database %q is up", db.Name)
 	}
-	return db.Servers[found], nil
+	return config.ServerAt(addr), nil
 }
 
 func (a *asker) remember(key askKey, got answer) {

@@ -10,6 +10,7 @@ import (
 
 	"pgproxy/auth"
 	"pgproxy/backend"
+	"pgproxy/config"
 	"pgproxy/pool"
 	"pgproxy/router"
 	"pgproxy/wire"
@@ -227,14 +228,11 @@ func (l *listener) pool() (*pool.Pool, error) {
 	if user != l.key.user {
 		return nil, errNoDatabase(l.key.database)
 	}
-	i, err := l.primary(db.Name)
+	addr, err := l.primary(db.Name)
 	if err != nil {
 		return nil, err
 	}
-	if i >= len(db.Servers) {
-		return nil, pool.ErrClosed
-	}
-	return l.srv.pools.Get(l.key.database, db, db.Servers[i], user, password), nil
+	return l.srv.pools.Get(l.key.database, db, config.ServerAt(addr), user, password), nil
 }
 
 // errNoDatabase is what clients of a database hear that is not configured any more.
@@ -243,17 +241,17 @@ func errNoDatabase(name string) *wire.Error {
 		WithHint("It was taken out of the configuration.")
 }
 
-// primary returns the index of the server that a write would go to now.
-func (l *listener) primary(entry string) (int, error) {
+// primary returns the address of the server that a write would go to now.
+func (l *listener) primary(entry string) (string, error) {
 	topo := l.srv.topo.Topology(entry)
 	if topo == nil {
-		return 0, errNoDatabase(l.key.database)
+		return "", errNoDatabase(l.key.database)
 	}
 	ch := topo.Choose(router.Policy{}, &router.Request{Plan: welcomePlan})
 	if ch.Server < 0 {
-		return 0, wire.Errorf(wire.CodeCannotConnectNow, "no primary: %s", ch.Reason)
+		return "", wire.Errorf(wire.CodeCannotConnectNow, "no primary: %s", ch.Reason)
 	}
-	return ch.Server, nil
+	return topo.Servers[ch.Server].Addr, nil
 }
 
 // begin puts a line into service. again says that there was one before.
@@ -318,7 +316,7 @@ func (l *listener) watch(n *line) {
 		}
 		if db, ok := l.srv.current.Load().Config.Database(l.key.database); !ok {
 			return
-		} else if i, err := l.primary(db.Name); err == nil && (i >= len(db.Servers) || db.Servers[i].Addr() != n.conn.Addr) {
+		} else if addr, err := l.primary(db.Name); err == nil && addr != n.conn.Addr {
 			return // it is not the primary any more
 		}
 		l.mu.Lock()

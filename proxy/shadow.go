@@ -101,7 +101,7 @@ type shadowJob struct {
 	extended bool
 	bind     boundParams
 	settings *backend.Settings
-	logins   []shadowLogin // by the index of the server
+	logins   []shadowLogin // by the index of the server at that time
 	client   digest        // what the client was answered
 	at       int64         // when, in Nanotime
 }
@@ -109,6 +109,12 @@ type shadowJob struct {
 type shadowLogin struct {
 	login  backend.Login
 	dialer *backend.Dialer
+}
+
+// reaches reports whether there is a login for a server: its address and its index
+// now.
+func (j *shadowJob) reaches(i int, addr string) bool {
+	return i < len(j.logins) && j.logins[i].login.Server.Addr() == addr
 }
 
 // boundParams are what Parse and Bind give beside the text.
@@ -201,15 +207,19 @@ func (s *Session) listenFor(sql []byte, bind *boundParams) {
 	if len(sql) > maxShadowText || plan.Use != router.PreparedNone || plan.Class != router.ClassRead {
 		return
 	}
+	topo := s.srv.topo.Topology(s.db.Name)
+	if topo == nil {
+		return
+	}
 	job := &shadowJob{
 		key: shadowKey{s.database, s.srv.router.Shape(sql)}, entry: s.db.Name, sql: string(sql), settings: s.settings.Load(),
-		logins: make([]shadowLogin, len(s.db.Servers)),
+		logins: make([]shadowLogin, len(topo.Servers)),
 	}
 	if bind != nil {
 		job.bind, job.extended = *bind, true
 	}
-	for i, server := range s.db.Servers {
-		p, err := s.poolOf(i, server.Addr())
+	for i := range topo.Servers {
+		p, err := s.poolOf(i, topo.Servers[i].Addr)
 		if err != nil {
 			return
 		}
@@ -346,7 +356,7 @@ func (s *Server) runShadow(ctx context.Context, job *shadowJob) {
 		primary = &job.client // a question that it may not be asked twice
 	} else if topo := s.topo.Topology(job.entry); topo != nil {
 		for i := range topo.Servers {
-			if x := &topo.Servers[i]; x.Role == router.RolePrimary && x.Up && i < len(job.logins) {
+			if x := &topo.Servers[i]; x.Role == router.RolePrimary && x.Up && job.reaches(i, x.Addr) {
 				if a, err := s.shadow.ask(ctx, job, i); err == nil {
 					primary = a
 				}
@@ -375,13 +385,13 @@ func (s *Server) shadowReplica(ctx context.Context, job *shadowJob) int {
 	defer stop()
 	for {
 		topo := s.topo.Topology(job.entry)
-		if topo == nil || len(topo.Servers) != len(job.logins) {
+		if topo == nil || len(topo.Servers) == 0 {
 			return -1
 		}
 		from := rand.IntN(len(topo.Servers))
 		for i := range topo.Servers {
 			i = (i + from) % len(topo.Servers)
-			if x := &topo.Servers[i]; x.Role == router.RoleReplica && x.Up && !x.Late && x.Covered >= job.at {
+			if x := &topo.Servers[i]; x.Role == router.RoleReplica && x.Up && !x.Late && x.Covered >= job.at && job.reaches(i, x.Addr) {
 				return i
 			}
 		}

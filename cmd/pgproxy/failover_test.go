@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"slices"
 	"testing"
 	"time"
 
@@ -120,9 +119,8 @@ func TestLedgerCrash(t *testing.T) {
 // untouched checks that an old primary which is back, and writable, gets nothing.
 func (l *ledger) untouched(old *pgtest.Node) {
 	l.t.Helper()
-	i := slices.Index(l.c.Nodes(), old)
-	eventually(l.t, 30*time.Second, "the old primary to be seen", func() bool { return l.app.monitor.Topology("app").Servers[i].Up })
-	if s := l.app.monitor.Topology("app").Servers[i]; s.Role != router.RoleUnknown {
+	eventually(l.t, 30*time.Second, "the old primary to be seen", func() bool { return l.server(old).Up })
+	if s := l.server(old); s.Role != router.RoleUnknown {
 		l.t.Errorf("the old primary is back as %v", s.Role)
 	}
 	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND backend_type = 'client backend' AND wait_event IS DISTINCT FROM 'SyncRep'"

@@ -56,8 +56,7 @@ func (l *ledger) exec(n *pgtest.Node, sql string) {
 // sees waits until the proxy's picture of a node is as wanted.
 func (l *ledger) sees(n *pgtest.Node, what string, ok func(s router.Server) bool) {
 	l.t.Helper()
-	i := slices.Index(l.c.Nodes(), n)
-	eventually(l.t, 30*time.Second, n.Name+": "+what, func() bool { return ok(l.app.monitor.Topology("app").Servers[i]) })
+	eventually(l.t, 30*time.Second, n.Name+": "+what, func() bool { return ok(l.server(n)) })
 }
 
 func up(s router.Server) bool   { return s.Up && (s.Role == router.RolePrimary || s.Covered > 0) }

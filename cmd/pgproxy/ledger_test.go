@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgproxy/config"
+	"pgproxy/monitor"
 	"pgproxy/pgtest"
 	"pgproxy/router"
 )
@@ -74,6 +75,7 @@ type ledgerOptions struct {
 	Writers, Readers int
 	Relayed          bool                 // the proxy reaches the servers over relays
 	Proxy, Database  string               // further configuration
+	Cluster          *pgtest.Cluster      // with tables and roles, see ledgerTables; nil: one is started
 	Patroni          func(*ledger) string // returns the URL of a Patroni: the servers come from there
 }
 
@@ -83,7 +85,10 @@ const fastChecks = "server_check_interval = \"200ms\"\nlsn_interval = \"100ms\"\
 
 func newLedger(t *testing.T, opt ledgerOptions) *ledger {
 	t.Helper()
-	c := ledgerCluster(t, 2)
+	c := opt.Cluster
+	if c == nil {
+		c = ledgerCluster(t, 2)
+	}
 	l := &ledger{t: t, c: c, outcomes: make(map[int64]outcome)}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	var servers []string
@@ -122,6 +127,16 @@ func ledgerCluster(t *testing.T, replicas int) *pgtest.Cluster {
 		opt.Settings = map[string]string{"synchronous_standby_names": "ANY 1 (primary, replica1, replica2)"}
 	}
 	c := pgtest.Start(t, opt)
+	ledgerTables(t, c)
+	if err := c.WaitCaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// ledgerTables makes the roles and the tables.
+func ledgerTables(t *testing.T, c *pgtest.Cluster) {
+	t.Helper()
 	for _, role := range []string{appUser, adminUser, "monitor"} {
 		if err := c.CreateRole(t.Context(), role, role+" secret", ""); err != nil {
 			t.Fatal(err)
@@ -139,10 +154,6 @@ CREATE INDEX ON transfers (id);
 INSERT INTO accounts SELECT i, %d FROM generate_series(1, %d) i`, deposit, accounts)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.WaitCaughtUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 // startProxy runs a proxy for database app on these servers, HOST:PORT, until the
@@ -342,6 +353,15 @@ func (l *ledger) read() {
 	}
 }
 
+// proves waits until the catalog has been read, so that reads are known to be such.
+func (l *ledger) proves() {
+	l.t.Helper()
+	eventually(l.t, 30*time.Second, "the catalog to be read", func() bool {
+		c := l.app.monitor.Catalogs()
+		return len(c) == 1 && c[0].State == monitor.CatalogRead
+	})
+}
+
 // flows waits until writers and readers get on.
 func (l *ledger) flows() {
 	l.t.Helper()
@@ -365,15 +385,28 @@ func (l *ledger) primary() *pgtest.Node {
 	l.t.Helper()
 	var found *pgtest.Node
 	eventually(l.t, 30*time.Second, "a primary", func() bool {
-		for i, s := range l.app.monitor.Topology("app").Servers {
-			if s.Up && s.Role == router.RolePrimary {
-				found = l.c.Nodes()[i]
+		for _, n := range l.c.Nodes() {
+			if s := l.server(n); s.Up && s.Role == router.RolePrimary {
+				found = n
 				return true
 			}
 		}
 		return false
 	})
 	return found
+}
+
+// server is the proxy's picture of a node; of one that it does not have, nothing.
+func (l *ledger) server(n *pgtest.Node) router.Server {
+	addr := n.Addr()
+	if r := l.relays[n]; r != nil {
+		addr = r.Addr()
+	}
+	servers := l.app.monitor.Topology("app").Servers
+	if i := slices.IndexFunc(servers, func(s router.Server) bool { return s.Addr == addr }); i >= 0 {
+		return servers[i]
+	}
+	return router.Server{}
 }
 
 // successor returns the replica that has received most.
@@ -415,9 +448,8 @@ func (l *ledger) rejoin(old, next *pgtest.Node) {
 	if err := old.Clone(l.t.Context(), next); err != nil {
 		l.t.Fatal(err)
 	}
-	i := slices.Index(l.c.Nodes(), old)
 	eventually(l.t, 30*time.Second, "the old primary as a replica", func() bool {
-		s := l.app.monitor.Topology("app").Servers[i]
+		s := l.server(old)
 		return s.Up && s.Role == router.RoleReplica && s.Covered > 0
 	})
 }

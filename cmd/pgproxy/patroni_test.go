@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"pgproxy/pgtest"
 	"pgproxy/router"
 )
@@ -114,6 +116,7 @@ func TestLedgerPatroni(t *testing.T) {
 		p = newFakePatroni(l)
 		return p.srv.URL
 	}})
+	l.proves()
 	l.flows()
 	quiet := func(what string) {
 		t.Helper()
@@ -174,4 +177,61 @@ func TestLedgerPatroni(t *testing.T) {
 	eventually(t, 20*time.Second, "the maintenance mode", func() bool { return l.app.monitor.States()[0].Paused })
 	quiet("paused")
 	l.audit()
+}
+
+// Where only Patroni knows the servers, whatever asks for the primary finds it:
+// auth_query, and LISTEN over a switchover.
+func TestPatroniListsAllServers(t *testing.T) {
+	var p *fakePatroni
+	l := newLedger(t, ledgerOptions{
+		Patroni: func(l *ledger) string {
+			p = newFakePatroni(l)
+			return p.srv.URL
+		},
+		Database: "auth_user = \"app\"\nauth_query = \"SELECT $1::text, 'asked secret'\"\n",
+	})
+	if err := l.c.CreateRole(t.Context(), "asked", "asked secret", ""); err != nil {
+		t.Fatal(err)
+	}
+	l.primary()
+	told := make(chan string, 10)
+	cfg, err := pgconn.ParseConfig(l.app.dsn("asked", "app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { told <- n.Payload }
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { told <- n.Severity }
+	conn, err := pgconn.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeClient(conn)
+	run := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql).ReadAll(); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	// hears waits for something to be told, and sends the statement meanwhile.
+	hears := func(want, sql string) {
+		t.Helper()
+		eventually(t, 20*time.Second, "to be told "+want, func() bool {
+			run(sql)
+			for len(told) > 0 {
+				if <-told == want {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	run("LISTEN news")
+	hears("before", "NOTIFY news, 'before'")
+	old := l.primary()
+	next, _ := l.successor(old)
+	if err := l.console("SWITCHOVER app TO " + next.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	hears("NOTICE", "SELECT 1") // what was sent meanwhile may be lost
+	hears("after", "NOTIFY news, 'after'")
 }
