@@ -14,9 +14,10 @@ import (
 // client then hears nothing of that, and its goroutine runs the statement again
 // from the bytes that are kept here.
 //
-// What comes in front of a first row (ParseComplete to RowDescription) is held
-// back until there is more: the server itself sends it no sooner, unless the
-// client says Flush, and such a batch is no trial. Anything else ends the trial
+// What comes in front of a first row (ParseComplete to RowDescription), and of reads
+// without a row and of a BEGIN all but ReadyForQuery, is held back until there is
+// more: the server itself sends it no sooner, unless the client says Flush, and such
+// a batch is no trial. Anything else ends the trial
 // when it is written. So does whatever the client sends behind it.
 
 // Trial is what a Parcel carries of a statement that may be run again.
@@ -71,7 +72,8 @@ type trial struct {
 	on             bool // the client has been written nothing
 	more           bool // its last message is not complete
 	reads, standby bool
-	begun          bool // a row, or more, has been answered
+	begun          bool // a row has been answered, or a whole statement
+	rows           bool // a row
 	answered       int
 	instead        []byte
 	sent           []byte
@@ -115,7 +117,7 @@ func (t *trial) take(typ byte) {
 		t.begun = true
 		t.answered++
 	default:
-		t.begun = true
+		t.begun, t.rows = true, true
 	}
 }
 
@@ -256,7 +258,7 @@ func (c *Conn) keepBackLocked() {
 	if !t.on || c.out.Len() == 0 {
 		return
 	}
-	if t.begun || c.rest > 0 || c.out.Len() > maxHeld {
+	if t.rows || t.begun && !t.reads || c.rest > 0 || c.out.Len() > maxHeld {
 		t.over()
 		return
 	}
