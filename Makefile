@@ -80,7 +80,7 @@ faults: deps ## ledgers under switchovers and crashes, and every fault for 20 s 
 .PHONY: patroni
 patroni: ## switchovers and a killed leader under Debian's Patroni and etcd
 	@.ci/install patroni
-	$(GO) test -count=1 -timeout 20m -v -run Patroni $(TEST_FLAGS) ./cmd/pgproxy
+	$(GO) test -count=1 -timeout 20m -v -run Patroni $(TEST_FLAGS) ./cmd/pgproxy -patroni 3
 
 .PHONY: drivers
 drivers: deps ## programs with drivers of five languages, directly and through pgproxy

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,14 +14,21 @@ import (
 	"pgproxy/router"
 )
 
-// Real Patronis with an etcd. Where they are not installed only patroni_test.go's
+// Real Patronis with an etcd, for "make patroni". Elsewhere only patroni_test.go's
 // fake is tested.
+
+var patroniRounds = flag.Int("patroni", 0, "`rounds` of switchovers and killed leaders under a real Patroni")
 
 // patroniLedger starts them with a ledger, and clients whose every statement stands
 // alone.
 func patroniLedger(t *testing.T) (*ledger, *pgtest.Patroni) {
 	t.Helper()
+	if *patroniRounds == 0 {
+		// It takes a minute, and programs that only this test needs.
+		t.Skip("NOT TESTED against a real Patroni: \"make patroni\" does")
+	}
 	if err := pgtest.FindPatroni(); err != nil {
+		// The programs are Debian's; who has others goes without.
 		t.Skipf("NOT TESTED against a real Patroni: %v", err)
 	}
 	p := pgtest.StartPatroni(t, 2)
@@ -107,7 +115,7 @@ func TestPatroni(t *testing.T) {
 		}
 	}
 	l.flows()
-	for range rounds(1, 3) {
+	for range *patroniRounds {
 		old := l.primary()
 		next := l.synchronous(old)
 		if err := l.console("SWITCHOVER app TO " + next.Addr()); err != nil {
@@ -116,20 +124,20 @@ func TestPatroni(t *testing.T) {
 		moved("by the console", old, nil)
 
 		old = l.primary()
-		at := time.Now().Add(4 * time.Second).Format(time.RFC3339)
+		at := time.Now().Add(10 * time.Second).Format(time.RFC3339) // patronictl may take a while
 		if _, err := p.Ctl(t.Context(), "switchover", "--force", "--scheduled", at, pgtest.PatroniScope); err != nil {
 			t.Fatal(err)
 		}
 		moved("planned", old, nil)
 	}
-	for range rounds(2, 6) {
+	for range 2 * *patroniRounds {
 		old := l.primary()
 		if _, err := p.Ctl(t.Context(), "switchover", "--force", pgtest.PatroniScope); err != nil {
 			t.Fatal(err)
 		}
 		moved("at once", old, inFlight)
 	}
-	for range rounds(1, 3) {
+	for range *patroniRounds {
 		old := l.primary()
 		p.KillMember(old)
 		dead := time.Now()
