@@ -140,6 +140,7 @@ var proxyKeys = []key[Proxy]{
 	number("max_client_conn", func(p *Proxy) *int { return &p.MaxClientConn }, 1, maxConns),
 	number("max_db_connections", func(p *Proxy) *int { return &p.MaxDBConnections }, 0, maxConns),
 	number("max_user_connections", func(p *Proxy) *int { return &p.MaxUserConnections }, 0, maxConns),
+	number("max_host_connections", func(p *Proxy) *int { return &p.MaxHostConnections }, 0, maxConns),
 	number("max_db_client_connections", func(p *Proxy) *int { return &p.MaxDBClientConnections }, 0, maxConns),
 	number("max_user_client_connections", func(p *Proxy) *int { return &p.MaxUserClientConnections }, 0, maxConns),
 	duration("query_wait_timeout", func(p *Proxy) *time.Duration { return &p.QueryWaitTimeout }, 0, year),

@@ -71,6 +71,7 @@ type Proxy struct {
 	MaxReplicationConnections int // replication connections of the process; 0 refuses them
 	MaxDBConnections          int // server connections of one database to one server, over all pools
 	MaxUserConnections        int // server connections of one user to one server, over all pools
+	MaxHostConnections        int // server connections to one server, over all pools
 	QueryWaitTimeout          time.Duration
 	QueryWaitNotify           time.Duration // a client that waits so long is told
 

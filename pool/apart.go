@@ -2,19 +2,9 @@ package pool
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	"pgproxy/backend"
 )
-
-// ErrNoRoom is returned by Dial when max_db_connections or max_user_connections
-// leave no room.
-var ErrNoRoom = errors.New("max_db_connections or max_user_connections is reached")
-
-// roomTick is how often Dial looks for room.
-const roomTick = 20 * time.Millisecond
 
 // Dial opens a connection with the pool's login that is never lent, for the use
 // of sink alone. It stands beside the pool, whose size it does not count towards,
@@ -22,7 +12,7 @@ const roomTick = 20 * time.Millisecond
 // pool is paused, until ctx ends. It ends with the pool, and when the pool's
 // connections are renewed.
 func (p *Pool) Dial(ctx context.Context, sink backend.Sink) (*backend.Conn, error) {
-	if err := p.takeApart(ctx); err != nil {
+	if err := p.beside.take(ctx, p.lends); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -32,7 +22,7 @@ func (p *Pool) Dial(ctx context.Context, sink backend.Sink) (*backend.Conn, erro
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		p.set.caps.give(p)
+		p.beside.give()
 		return nil, err
 	}
 	p.opened++
@@ -56,42 +46,14 @@ func (p *Pool) Dial(ctx context.Context, sink backend.Sink) (*backend.Conn, erro
 	return c, nil
 }
 
-// takeApart waits until one more connection is allowed, and counts it.
-func (p *Pool) takeApart(ctx context.Context) error {
-	t := time.NewTicker(roomTick)
-	defer t.Stop()
-	for {
-		p.mu.Lock()
-		closed, paused := p.closed, p.paused
-		ok := !closed && !paused && p.set.caps.take(p)
-		var want *starving
-		if !ok && !closed && !paused {
-			want = p.demandLocked()
-			if len(p.idle) > 0 && p.first == nil {
-				c := p.idle[0]
-				p.idle = append(p.idle[:0], p.idle[1:]...)
-				p.closeLocked(c, p.all[c])
-				want = nil
-			}
-		}
-		p.mu.Unlock()
-		switch {
-		case closed:
-			return ErrClosed
-		case ok:
-			return nil
-		case want != nil:
-			p.set.makeRoom(want)
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			if want != nil {
-				return fmt.Errorf("%w: %w", ErrNoRoom, ctx.Err())
-			}
-			return ctx.Err()
-		}
+// lends reports whether the pool opens connections; an error if it never will.
+func (p *Pool) lends() (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false, ErrClosed
 	}
+	return !p.paused, nil
 }
 
 // apart owns the connections of Dial.
@@ -128,13 +90,14 @@ func (p *Pool) endApartLocked() {
 		p.endLocked(c)
 	}
 	for st := range p.streams {
-		p.closeStreamLocked(st)
+		p.closeStreamLocked(st, true)
 	}
 	p.apart, p.streams = nil, nil
 }
 
 // endLocked closes a connection of Dial, outside of the mutex.
 func (p *Pool) endLocked(c *backend.Conn) {
+	p.beside.leave()
 	p.set.goes.Add(1)
 	go func() {
 		defer p.set.goes.Done()
@@ -144,39 +107,27 @@ func (p *Pool) endLocked(c *backend.Conn) {
 		defer p.mu.Unlock()
 		n := c.Counters()
 		p.gone.Merge(&n)
-		p.set.caps.give(p)
-		p.growLocked()
+		p.beside.free()
 	}()
 }
 
 // Replicate opens a connection in the replication protocol with the pool's login
-// and the parameters given. It counts towards no limit of the pool's, as it does
-// not count towards the server's max_connections. While the pool is paused it
-// waits until ctx ends. It ends with Leave, with the pool, and when the pool's
-// connections are renewed.
+// and the parameters given. Of all limits only max_host_connections holds for it.
+// It waits for room, and while the pool is paused, until ctx ends. It ends with
+// Leave, with the pool, and when the pool's connections are renewed.
 func (p *Pool) Replicate(ctx context.Context, params map[string]string) (*backend.Stream, error) {
-	t := time.NewTicker(roomTick)
-	defer t.Stop()
-	for {
-		p.mu.Lock()
-		l, d, generation, closed, paused := p.login, p.dialer, p.generation, p.closed, p.paused
-		p.mu.Unlock()
-		if closed {
-			return nil, ErrClosed
-		}
-		if !paused {
-			st, err := d.Replicate(ctx, l, params)
-			if err != nil {
-				return nil, err
-			}
-			return p.keep(st, generation)
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if err := p.sent.take(ctx, p.lends); err != nil {
+		return nil, err
 	}
+	p.mu.Lock()
+	l, d, generation := p.login, p.dialer, p.generation
+	p.mu.Unlock()
+	st, err := d.Replicate(ctx, l, params)
+	if err != nil {
+		p.sent.give()
+		return nil, err
+	}
+	return p.keep(st, generation)
 }
 
 // keep takes a stream into account.
@@ -185,7 +136,7 @@ func (p *Pool) keep(st *backend.Stream, generation int) (*backend.Stream, error)
 	defer p.mu.Unlock()
 	p.opened++
 	if p.closed || p.paused || generation != p.generation {
-		p.closeStreamLocked(st)
+		p.closeStreamLocked(st, true)
 		return nil, ErrClosed
 	}
 	if p.streams == nil {
@@ -199,17 +150,24 @@ func (p *Pool) keep(st *backend.Stream, generation int) (*backend.Stream, error)
 func (p *Pool) Leave(st *backend.Stream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	counted := p.streams[st]
 	delete(p.streams, st)
 	p.used = p.set.now()
-	p.closeStreamLocked(st)
+	p.closeStreamLocked(st, counted)
 }
 
 // closeStreamLocked closes a stream outside of the mutex, for the second time if
-// need be.
-func (p *Pool) closeStreamLocked(st *backend.Stream) {
+// need be: counted says that it is the first.
+func (p *Pool) closeStreamLocked(st *backend.Stream, counted bool) {
+	if counted {
+		p.sent.leave()
+	}
 	p.set.goes.Add(1)
 	go func() {
 		defer p.set.goes.Done()
 		_ = st.Close()
+		if counted {
+			p.sent.free()
+		}
 	}()
 }

@@ -4,26 +4,39 @@ import "fmt"
 
 // ConsistencyCheck compares counters with the lists that they count.
 func (s *Set) ConsistencyCheck() error {
-	used := make(map[capKey]int)
+	have := make(map[limitKey]tally)
 	for _, p := range append(s.list(), s.retired...) {
-		if err := p.consistent(used); err != nil {
+		if err := p.consistent(have); err != nil {
 			return fmt.Errorf("pool %v: %w", p.Key, err)
 		}
 	}
-	s.caps.mu.Lock()
-	defer s.caps.mu.Unlock()
-	for k, n := range s.caps.used {
-		if used[k] != n {
-			return fmt.Errorf("caps: %v counts %d, pools have %d", k, n, used[k])
+	c := s.caps
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, want := range have {
+		if n := c.tallies[k]; n.used < want.used || n.leaving < want.leaving || n.leaving > n.used {
+			return fmt.Errorf("caps: %v counts %+v, pools have %+v", k, n, want)
 		}
 	}
-	if len(s.caps.starved) > 0 != s.caps.hungry.Load() {
-		return fmt.Errorf("caps: %d starved, hungry %v", len(s.caps.starved), s.caps.hungry.Load())
+	held := 0
+	for x := range c.holders {
+		held += x.held
+	}
+	for k, n := range c.tallies {
+		if k.kind == ofHost {
+			held -= n.used - n.leaving
+		}
+	}
+	if held != 0 {
+		return fmt.Errorf("caps: shares hold %d connections more than are counted", held)
+	}
+	if (len(c.starved) > 0 || c.excess) != c.hungry.Load() {
+		return fmt.Errorf("caps: %d starved, excess %v, hungry %v", len(c.starved), c.excess, c.hungry.Load())
 	}
 	return nil
 }
 
-func (p *Pool) consistent(used map[capKey]int) error {
+func (p *Pool) consistent(have map[limitKey]tally) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	states := make(map[connState]int)
@@ -36,9 +49,12 @@ func (p *Pool) consistent(used map[capKey]int) error {
 			return fmt.Errorf("waiter %d is not linked well", waiting)
 		}
 	}
-	d := p.demandLocked()
-	used[d.db] += len(p.all) + p.dialing
-	used[d.user] += len(p.all) + p.dialing
+	for _, k := range p.share.keys {
+		t := have[k]
+		t.used += len(p.all) + p.dialing
+		t.leaving += p.closing
+		have[k] = t
+	}
 	switch {
 	case states[stateLent] != p.lent:
 		return fmt.Errorf("%d lent, counted %d", states[stateLent], p.lent)

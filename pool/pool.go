@@ -31,8 +31,6 @@ type Limits struct {
 	Reserve      int // beyond Size, for waiters of more than ReserveAfter
 	ReserveAfter time.Duration
 	RoundRobin   bool // lend the coldest connection
-	MaxDB        int  // of this database on this server, over all users; 0: no limit
-	MaxUser      int  // of this user on this server, over all databases; 0: no limit
 	WaitTimeout  time.Duration
 	IdleTimeout  time.Duration // 0: never
 	Lifetime     time.Duration // 0: for ever
@@ -71,6 +69,9 @@ type Pool struct {
 	set    *Set
 	server config.Server
 	load   *atomic.Int64 // leases of all pools of this server
+	share  *share        // of the limits that pools share
+	beside *outside      // the share of connections of Dial
+	sent   *outside      // of Replicate
 
 	pinned     atomic.Int64 // connections that session state pins to their clients
 	maxPinned  atomic.Int64
@@ -302,7 +303,7 @@ func (p *Pool) Release(c *backend.Conn) {
 		p.mu.Unlock()
 		return
 	}
-	if p.set.caps.claims(p) {
+	if p.set.caps.claims(p.share, p.first == nil || p.paused) {
 		p.closeLocked(c, m)
 	} else {
 		p.placeLocked(c)
@@ -348,7 +349,7 @@ func (p *Pool) leaveLocked(w *Waiter) {
 	w.prev, w.next, w.queued = nil, nil, false
 	p.waiting--
 	if p.waiting == 0 && p.set.caps.hungry.Load() {
-		p.set.caps.forget(p)
+		p.set.caps.withdraw(p.share)
 	}
 }
 
@@ -406,6 +407,7 @@ func (p *Pool) suspect() {
 func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 	m.state = stateClosing
 	p.closing++
+	p.set.caps.leave(p.share)
 	p.set.goes.Add(1)
 	go func() {
 		defer p.set.goes.Done()
@@ -418,7 +420,7 @@ func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 		p.used = p.set.now()
 		n := c.Counters()
 		p.gone.Merge(&n)
-		p.set.caps.give(p)
+		p.set.caps.free(p.share)
 		p.growLocked()
 	}()
 }
@@ -426,7 +428,7 @@ func (p *Pool) closeLocked(c *backend.Conn, m *member) {
 // growLocked opens connections for those who wait, as far as the limits allow.
 func (p *Pool) growLocked() {
 	if !p.openLocked() && p.set.caps.hungry.Load() {
-		p.set.caps.forget(p)
+		p.set.caps.withdraw(p.share)
 	}
 }
 
@@ -458,7 +460,7 @@ func (p *Pool) openLocked() (refused bool) {
 				return false
 			}
 		}
-		if !p.set.caps.take(p) {
+		if !p.set.caps.take(p.share, p.waiting > p.dialing) {
 			return true
 		}
 		p.dialing++
@@ -506,7 +508,8 @@ func (p *Pool) dial(l backend.Login, d *backend.Dialer, generation int) {
 	defer p.mu.Unlock()
 	p.dialing--
 	if err != nil {
-		p.set.caps.give(p)
+		p.set.caps.leave(p.share)
+		p.set.caps.free(p.share)
 		switch {
 		case p.closed:
 		case !same(l.Password, p.login.Password):

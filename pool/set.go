@@ -61,9 +61,10 @@ func New(cfg *config.Config, opt Options) *Set {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Set{
 		log: opt.Log, now: opt.Now, load: opt.Load, suspect: opt.Suspect, dialer: opt.Dial, ctx: ctx, stop: stop,
-		caps: newCaps(), pools: make(map[Key]*Pool), cfg: cfg, paused: make(map[string]bool),
+		pools: make(map[Key]*Pool), cfg: cfg, paused: make(map[string]bool),
 		fenced: make(map[place]bool),
 	}
+	s.caps = newCaps(s.now, &s.goes)
 	if s.load == nil {
 		var mu sync.Mutex
 		loads := make(map[string]*atomic.Int64)
@@ -120,6 +121,7 @@ func (s *Set) add(k Key, server config.Server) (*Pool, *config.Database) {
 		return p, db
 	}
 	p := &Pool{Key: k, set: s, server: server, all: make(map[*backend.Conn]*member)}
+	p.share, p.beside, p.sent = newShare(p, k), s.newOutside(k, nil), s.newOutside(Key{Server: k.Server}, nil)
 	if db == nil || s.closed {
 		p.closed = true
 		return p, nil
@@ -157,7 +159,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	x := cfg.Proxy
 	l := Limits{
 		Size: db.PoolSize, Min: db.MinPoolSize, Reserve: db.ReservePoolSize, ReserveAfter: x.ReservePoolTimeout,
-		RoundRobin: x.ServerRoundRobin, MaxDB: db.MaxDBConnections, MaxUser: x.MaxUserConnections,
+		RoundRobin: x.ServerRoundRobin,
 		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: db.ServerLifetime,
 		CheckDelay: x.ServerCheckDelay, CheckQuery: x.ServerCheckQuery, LoginRetry: x.ServerLoginRetry,
 		CheckTimeout: max(x.ServerConnectTimeout, time.Second), MaxPinned: db.MaxPinned,
@@ -170,9 +172,6 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 		if u.ReservePoolSize > 0 {
 			l.Reserve = u.ReservePoolSize
 		}
-		if u.MaxUserConnections > 0 {
-			l.MaxUser = u.MaxUserConnections
-		}
 		if u.QueryWaitTimeout > 0 {
 			l.WaitTimeout = u.QueryWaitTimeout
 		}
@@ -183,6 +182,10 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	if l.MaxPinned == 0 {
 		l.MaxPinned = (l.Size + 1) / 2
 	}
+	most := sharedLimits(cfg, db, p.Key.User)
+	p.set.caps.limit(p.share, most)
+	p.set.caps.limit(p.beside.share, most)
+	p.set.caps.limit(p.sent.share, [limitKinds]int{ofHost: most[ofHost]})
 	d := p.set.dialer(cfg, db)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,6 +220,7 @@ func (s *Set) Apply(cfg *config.Config) {
 	for _, p := range retired {
 		p.close(ErrClosed)
 	}
+	s.caps.trim()
 }
 
 // empty reports whether a closed pool has let go of its last connection.
@@ -289,6 +293,7 @@ func (s *Set) janitor() {
 		now := s.now()
 		late := now-last > int64(10*tick) // the process has stood still: servers may have answered
 		last = now
+		s.caps.press()
 		for _, p := range s.list() {
 			if !late {
 				p.expire()
