@@ -236,6 +236,18 @@ func TestPins(t *testing.T) {
 	}
 }
 
+// TestHosts: SHOW HOSTS counts the connections to a server over all pools.
+func TestHosts(t *testing.T) {
+	r := newRig(t)
+	c := r.admin()
+	app := r.login(clientUser, "app")
+	app.Query("BEGIN")
+	rows := await(t, c, "SHOW HOSTS", func(rows []map[string]string) bool { return len(rows) == 1 && rows[0]["current_connections"] == "1" })
+	if h := rows[0]; h["port"] == "" || h["max_connections"] != "0" || h["waiting_pools"] != "0" {
+		t.Errorf("host: %v", h)
+	}
+}
+
 // TestListeners: SHOW LISTENERS has a row for each server connection that listens.
 func TestListeners(t *testing.T) {
 	r := newRig(t)

@@ -72,6 +72,7 @@ func init() {
 		&entry{name: "PEER_POOLS", readOnly: true, cols: columns("iiiii", "peer_id", "cl_active_cancel_req",
 			"cl_waiting_cancel_req", "sv_active_cancel", "sv_login"), rows: showPeerPools},
 		&entry{name: "SERVERS_HEALTH", readOnly: true, cols: healthColumns, rows: showServersHealth},
+		&entry{name: "HOSTS", readOnly: true, cols: hostColumns, rows: showHosts},
 		&entry{name: "TOPOLOGY", readOnly: true, cols: topologyColumns, rows: showTopology},
 		&entry{name: "EVENTS", readOnly: true, cols: columns("sssss", "time", "database", "server", "event", "detail"), rows: showEvents},
 		&entry{name: "STATEMENTS", readOnly: true, cols: columns("sN", "name", "value"), rows: showStatements},

@@ -572,10 +572,27 @@ func (c *Conn) Close() {
 	}
 	_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	if c.writing.TryLock() {
-		_ = c.io.Write(wire.AppendTerminate(nil))
+		err := c.io.Write(wire.AppendTerminate(nil))
 		c.writing.Unlock()
+		if err == nil {
+			c.awaitEnd(goodbye)
+		}
 	}
 	_ = nc.Close()
+}
+
+// goodbye is how long Close waits for the server to close its end. Until it has, it
+// counts the connection as one of its max_connections.
+const goodbye = time.Second
+
+// awaitEnd waits until the connection's goroutine has ended.
+func (c *Conn) awaitEnd(most time.Duration) {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-c.done:
+	case <-t.C:
+	}
 }
 
 // Wait returns when the connection's goroutine has ended.

@@ -42,6 +42,8 @@ func ofServer(name, help string, more ...string) *prometheus.Desc {
 	return desc("server_"+name, help, append([]string{"database", "server"}, more...)...)
 }
 
+func ofHost(name, help string) *prometheus.Desc { return desc("host_"+name, help, "server") }
+
 func ofListener(name, help string) *prometheus.Desc {
 	return desc("listener_"+name, help, "database", "user")
 }
@@ -63,6 +65,10 @@ var (
 	replicasMax    = desc("replication_connections_max", "max_replication_connections.")
 	draining       = desc("draining", "1 while the proxy is shutting down.")
 	routed         = desc("routed_total", "Leases of server connections by the role that was chosen, and why.", "database", "role", "reason")
+
+	hostConns    = ofHost("connections", "Server connections over all pools, as max_host_connections counts them.")
+	hostConnsMax = ofHost("connections_max", "max_host_connections; 0 is no limit.")
+	hostWaiting  = ofHost("pools_waiting", "Pools that wait for a place under max_host_connections.")
 
 	listenerUp        = ofListener("up", "1 while the connection that listens for clients is there.")
 	listenerChannels  = ofListener("channels", "Channels that it listens to.")
@@ -117,6 +123,11 @@ var (
 )
 
 func (c collector) pools(s sender) {
+	for _, h := range c.m.opt.Pools.Hosts() {
+		s.gauge(hostConns, float64(h.Used), h.Server)
+		s.gauge(hostConnsMax, float64(h.Most), h.Server)
+		s.gauge(hostWaiting, float64(h.Waiting), h.Server)
+	}
 	for _, st := range c.m.opt.Pools.Stats() {
 		db, user, addr := st.Key.Database, st.Key.User, st.Key.Server
 		gauge := func(d *prometheus.Desc, v float64, more ...string) {

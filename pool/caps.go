@@ -97,11 +97,14 @@ func newShare(of claimant, k Key) *share {
 	}}
 }
 
-// sharedLimits are the limits for a user of a database by a configuration.
-func sharedLimits(cfg *config.Config, db *config.Database, user string) (most [limitKinds]int) {
-	most = [...]int{ofUser: cfg.Proxy.MaxUserConnections, ofDatabase: db.MaxDBConnections, ofHost: cfg.Proxy.MaxHostConnections}
-	if u := cfg.Users[user]; u != nil && u.MaxUserConnections > 0 {
+// sharedLimits are the limits for a key by a configuration.
+func sharedLimits(cfg *config.Config, k Key) (most [limitKinds]int) {
+	most[ofUser], most[ofHost] = cfg.Proxy.MaxUserConnections, cfg.Proxy.MaxHostConnections
+	if u := cfg.Users[k.User]; u != nil && u.MaxUserConnections > 0 {
 		most[ofUser] = u.MaxUserConnections
+	}
+	if db, ok := cfg.Database(k.Database); ok {
+		most[ofDatabase] = db.MaxDBConnections
 	}
 	return most
 }

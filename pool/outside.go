@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"pgproxy/config"
 )
 
 // ErrNoRoom is returned where the limits that pools share leave no room for a
@@ -140,11 +138,10 @@ func (s *Set) Guests(idle func(k Key, fresh bool) bool) *Guests {
 	return &Guests{set: s, idle: idle, seats: make(map[Key]*seat)}
 }
 
-// Enter waits until the limits allow one more connection with the key to a database
-// of cfg, and counts it. The caller must call Leave. If ctx ends first the error is
-// ErrNoRoom.
-func (g *Guests) Enter(ctx context.Context, cfg *config.Config, db *config.Database, k Key) error {
-	s := g.seat(cfg, db, k)
+// Enter waits until the limits allow one more connection with the key, and counts
+// it. The caller must call Leave. If ctx ends first the error is ErrNoRoom.
+func (g *Guests) Enter(ctx context.Context, k Key) error {
+	s := g.seat(k)
 	err := s.take(ctx, func() (bool, error) { return true, g.set.ctx.Err() })
 	if err != nil {
 		g.stand(k)
@@ -154,8 +151,8 @@ func (g *Guests) Enter(ctx context.Context, cfg *config.Config, db *config.Datab
 
 // TryEnter is Enter for what can be done without: it does not wait, and takes no
 // place for which somebody waits.
-func (g *Guests) TryEnter(cfg *config.Config, db *config.Database, k Key) bool {
-	s := g.seat(cfg, db, k)
+func (g *Guests) TryEnter(k Key) bool {
+	s := g.seat(k)
 	ok := g.set.caps.take(s.share, false)
 	if !ok {
 		g.stand(k)
@@ -172,7 +169,10 @@ func (g *Guests) Leave(k Key) {
 	g.stand(k)
 }
 
-func (g *Guests) seat(cfg *config.Config, db *config.Database, k Key) *seat {
+func (g *Guests) seat(k Key) *seat {
+	g.set.mu.RLock()
+	most := sharedLimits(g.set.cfg, k)
+	g.set.mu.RUnlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.seats[k]
@@ -181,7 +181,7 @@ func (g *Guests) seat(cfg *config.Config, db *config.Database, k Key) *seat {
 		g.seats[k] = s
 	}
 	s.users++
-	g.set.caps.limit(s.share, sharedLimits(cfg, db, k.User))
+	g.set.caps.limit(s.share, most)
 	return s
 }
 

@@ -159,7 +159,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	x := cfg.Proxy
 	l := Limits{
 		Size: db.PoolSize, Min: db.MinPoolSize, Reserve: db.ReservePoolSize, ReserveAfter: x.ReservePoolTimeout,
-		RoundRobin: x.ServerRoundRobin,
+		RoundRobin:  x.ServerRoundRobin,
 		WaitTimeout: db.QueryWaitTimeout, IdleTimeout: x.ServerIdleTimeout, Lifetime: db.ServerLifetime,
 		CheckDelay: x.ServerCheckDelay, CheckQuery: x.ServerCheckQuery, LoginRetry: x.ServerLoginRetry,
 		CheckTimeout: max(x.ServerConnectTimeout, time.Second), MaxPinned: db.MaxPinned,
@@ -182,7 +182,7 @@ func (p *Pool) configure(cfg *config.Config, db *config.Database) {
 	if l.MaxPinned == 0 {
 		l.MaxPinned = (l.Size + 1) / 2
 	}
-	most := sharedLimits(cfg, db, p.Key.User)
+	most := sharedLimits(cfg, p.Key)
 	p.set.caps.limit(p.share, most)
 	p.set.caps.limit(p.beside.share, most)
 	p.set.caps.limit(p.sent.share, [limitKinds]int{ofHost: most[ofHost]})

@@ -220,18 +220,17 @@ func TestHostLimitCountsEverything(t *testing.T) {
 			guests.Leave(k)
 			return true
 		})
-		db, _ := w.cfg.Database("b")
-		if err := guests.Enter(context.Background(), w.cfg, db, key); err != nil {
+		if err := guests.Enter(context.Background(), key); err != nil {
 			t.Fatal(err)
 		}
-		if !guests.TryEnter(w.cfg, db, key) || guests.TryEnter(w.cfg, db, key) {
+		if !guests.TryEnter(key) || guests.TryEnter(key) {
 			t.Error("a guest has no place, or one too many")
 		}
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
 		defer stop()
 		other := pool.Key{Database: "b", User: "late", Server: server.Addr()}
 		yields = 1
-		if err := guests.Enter(ctx, w.cfg, db, other); !errors.Is(err, pool.ErrNoRoom) {
+		if err := guests.Enter(ctx, other); !errors.Is(err, pool.ErrNoRoom) {
 			t.Errorf("error %v", err)
 		}
 		yields = 0

@@ -13,6 +13,7 @@ import (
 	"pgproxy/auth"
 	"pgproxy/backend"
 	"pgproxy/config"
+	"pgproxy/pool"
 	"pgproxy/router"
 	"pgproxy/wire"
 )
@@ -22,9 +23,12 @@ import (
 // and take nothing of a client but its name, as a bound parameter. Any number of
 // goroutines may use it.
 type asker struct {
-	srv   *Server
-	once  singleflight.Group
-	slots chan struct{} // one token for each query under way
+	srv    *Server
+	once   singleflight.Group
+	slots  chan struct{} // one token for each query under way
+	guests *pool.Guests  // counts the connections
+
+	ending sync.WaitGroup // of yield
 
 	mu     sync.Mutex
 	known  map[askKey]answer // guarded by mu
@@ -45,23 +49,26 @@ type answer struct {
 // askLine is a connection. It belongs to the goroutine that has taken it, or to
 // the asker's list.
 type askLine struct {
-	conn   *pgconn.PgConn
-	to     askKey // without a user
-	server string
-	since  int64 // when it was last used
+	conn  *pgconn.PgConn
+	at    pool.Key // under which it is counted
+	to    askKey   // of auth_user
+	since int64    // when it was last used
 }
 
 const (
-	maxAsking   = 8                // queries at once
-	maxAskIdle  = 4                // connections that are kept
-	askIdle     = 60 * time.Second // for so long
-	maxAnswers  = 10_000           // users that are remembered
-	unknownFor  = time.Second      // for which a user that is not known is remembered
-	askPatience = 10 * time.Second // for one query, login included
+	maxAsking   = 8                      // queries at once
+	maxAskIdle  = 4                      // connections that are kept
+	askIdle     = 60 * time.Second       // for so long
+	askFresh    = 200 * time.Millisecond // for so long although others wait, if there is enough for all
+	maxAnswers  = 10_000                 // users that are remembered
+	unknownFor  = time.Second            // for which a user that is not known is remembered
+	askPatience = 10 * time.Second       // for one query, login included
 )
 
 func newAsker(srv *Server) *asker {
-	return &asker{srv: srv, slots: make(chan struct{}, maxAsking), known: make(map[askKey]answer)}
+	a := &asker{srv: srv, slots: make(chan struct{}, maxAsking), known: make(map[askKey]answer)}
+	a.guests = srv.pools.Guests(a.yield)
+	return a
 }
 
 // Secret finds the secret of a user that wants to log in to a database. known is
@@ -152,7 +159,7 @@ func (a *asker) ask(st *Settings, db *config.Database, by asking, key askKey) (a
 			a.give(line)
 			return got, nil
 		}
-		_ = line.conn.Close(ctx)
+		a.end(line)
 		if fresh || ctx.Err() != nil {
 			return answer{}, err
 		}
@@ -184,7 +191,7 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 	}
 	to := askKey{key.entry, key.dbname, by.user}
 	a.mu.Lock()
-	if i := slices.IndexFunc(a.idle, func(l *askLine) bool { return l.to == to && l.server == server.Addr() }); i >= 0 {
+	if i := slices.IndexFunc(a.idle, func(l *askLine) bool { return l.to == to && l.at.Server == server.Addr() }); i >= 0 {
 		line = a.idle[i]
 		a.idle = slices.Delete(a.idle, i, i+1)
 		a.mu.Unlock()
@@ -201,11 +208,19 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 	if err != nil {
 		return nil, false, err
 	}
+	at := pool.Key{Database: db.Name, User: by.user, Server: server.Addr()}
+	if db.Name == config.Wildcard {
+		at.Database = db.DBName // which is what its clients ask for
+	}
+	if err := a.guests.Enter(ctx, at); err != nil {
+		return nil, false, err
+	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
+		a.guests.Leave(at)
 		return nil, false, fmt.Errorf("login of auth_user %q to %s: %w", by.user, server.Addr(), backend.LoginError(err))
 	}
-	return &askLine{conn: conn, to: to, server: server.Addr()}, true, nil
+	return &askLine{conn: conn, at: at, to: to}, true, nil
 }
 
 // server chooses where to ask: the primary, else a replica.
@@ -252,6 +267,23 @@ func (a *asker) end(line *askLine) {
 	ctx, stop := context.WithTimeout(context.Background(), time.Second)
 	defer stop()
 	_ = line.conn.Close(ctx)
+	a.guests.Leave(line.at)
+}
+
+// yield closes a connection that is kept in vain while others wait for its place.
+func (a *asker) yield(at pool.Key, fresh bool) bool {
+	now := router.Nanotime()
+	a.mu.Lock()
+	i := slices.IndexFunc(a.idle, func(l *askLine) bool { return l.at == at && (fresh || now-l.since > int64(askFresh)) })
+	if i < 0 || a.closed {
+		a.mu.Unlock()
+		return false
+	}
+	line := a.idle[i]
+	a.idle = slices.Delete(a.idle, i, i+1)
+	a.ending.Go(func() { a.end(line) }) // until the server has closed it; waited for by close
+	a.mu.Unlock()
+	return true
 }
 
 // tidy closes what was not used for long; with all, everything, and forgets what
@@ -282,4 +314,5 @@ func (a *asker) close() {
 	a.closed = true
 	a.mu.Unlock()
 	a.tidy(true)
+	a.ending.Wait()
 }

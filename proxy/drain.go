@@ -114,7 +114,7 @@ func (s *Server) Close() error {
 	}
 	s.goes.Wait()
 	s.asker.close()
-	s.shadow.tidy(true)
+	s.shadow.close()
 	return nil
 }
 

@@ -338,7 +338,7 @@ func (l *listener) failed(err error) {
 	switch {
 	case errors.Is(err, pool.ErrNoRoom):
 		told = wire.Errorf(wire.CodeTooManyConnections, "no server connection is left to listen on").Because(err).
-			WithHint("max_db_connections or max_user_connections is reached.")
+			WithHint("max_host_connections, max_db_connections or max_user_connections is reached.")
 	case refused && !busy && errors.As(err, &told) && told.Code != wire.CodeCannotConnectNow:
 	}
 	l.mu.Lock()

@@ -154,6 +154,10 @@ func (s *Session) openStream(cfg config.Proxy, su *wire.Startup, kind string) (*
 		if err == nil {
 			return st, p, nil
 		}
+		if errors.Is(err, pool.ErrNoRoom) {
+			return nil, nil, wire.Fatalf(wire.CodeTooManyConnections, "no server connection is left for replication").Because(err).
+				WithHint("max_host_connections is reached.")
+		}
 		if refused, _ := backend.Refused(err); !refused && !errors.Is(err, pool.ErrClosed) {
 			err = errors.Join(pool.ErrUnreachable, err)
 		}

@@ -138,6 +138,7 @@ func New(st *Settings, opt Options) *Server {
 		s.trace = *opt.Trace
 	}
 	s.asker = newAsker(s)
+	s.shadow.guests = s.pools.Guests(s.shadow.yield)
 	s.current.Store(st)
 	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)
 	s.goes.Add(1)

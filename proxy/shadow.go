@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgproxy/backend"
+	"pgproxy/pool"
 	"pgproxy/router"
 	"pgproxy/wire"
 )
@@ -58,17 +59,20 @@ type ShadowStat struct {
 // shadow compares.
 type shadow struct {
 	running atomic.Int32
+	guests  *pool.Guests   // counts the connections
+	ending  sync.WaitGroup // of yield
 
-	mu    sync.Mutex
-	stats map[shadowKey]*ShadowStat
-	idle  []shadowConn
+	mu     sync.Mutex
+	stats  map[shadowKey]*ShadowStat
+	idle   []shadowConn
+	closed bool
 }
 
 type shadowKey struct{ database, shape string }
 
 // shadowConn is a connection that nobody uses.
 type shadowConn struct {
-	login backend.Login
+	login shadowLogin
 	conn  *pgconn.PgConn
 	since time.Time
 }
@@ -107,6 +111,7 @@ type shadowJob struct {
 }
 
 type shadowLogin struct {
+	at     pool.Key // under which its connections are counted
 	login  backend.Login
 	dialer *backend.Dialer
 }
@@ -223,6 +228,7 @@ func (s *Session) listenFor(sql []byte, bind *boundParams) {
 		if err != nil {
 			return
 		}
+		job.logins[i].at = p.Key
 		job.logins[i].login, job.logins[i].dialer = p.Login()
 	}
 	s.tap.Store(&tap{s: s, job: job, began: router.Nanotime()})
@@ -416,9 +422,9 @@ func (w *shadow) ask(ctx context.Context, job *shadowJob, i int) (*digest, error
 	keep := false
 	defer func() {
 		if keep {
-			w.put(job.logins[i].login, pc)
+			w.put(job.logins[i], pc)
 		} else {
-			_ = pc.Close(ctx)
+			w.end(shadowConn{login: job.logins[i], conn: pc})
 		}
 	}()
 	for _, x := range job.settings.List() {
@@ -489,7 +495,7 @@ func (a *digest) take(r *pgconn.ResultReader) {
 // take returns a connection that is kept, or a new one.
 func (w *shadow) take(ctx context.Context, l shadowLogin) (*pgconn.PgConn, error) {
 	w.mu.Lock()
-	i := slices.IndexFunc(w.idle, func(c shadowConn) bool { return sameLogin(c.login, l.login) && !c.conn.IsClosed() })
+	i := slices.IndexFunc(w.idle, func(c shadowConn) bool { return sameLogin(c.login.login, l.login) && !c.conn.IsClosed() })
 	if i >= 0 {
 		pc := w.idle[i].conn
 		w.idle = slices.Delete(w.idle, i, i+1)
@@ -502,17 +508,46 @@ func (w *shadow) take(ctx context.Context, l shadowLogin) (*pgconn.PgConn, error
 	if err != nil {
 		return nil, err
 	}
-	return pgconn.ConnectConfig(ctx, cfg)
+	if !w.guests.TryEnter(l.at) {
+		return nil, pool.ErrNoRoom
+	}
+	pc, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		w.guests.Leave(l.at)
+	}
+	return pc, err
 }
 
 func sameLogin(a, b backend.Login) bool {
 	return a.Server.Addr() == b.Server.Addr() && a.Database == b.Database && a.User == b.User && a.Password.Reveal() == b.Password.Reveal()
 }
 
-func (w *shadow) put(l backend.Login, pc *pgconn.PgConn) {
+func (w *shadow) put(l shadowLogin, pc *pgconn.PgConn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.idle = append(w.idle, shadowConn{l, pc, time.Now()})
+}
+
+// end closes a connection.
+func (w *shadow) end(c shadowConn) {
+	ctx, stop := context.WithTimeout(context.Background(), time.Second)
+	defer stop()
+	_ = c.conn.Close(ctx)
+	w.guests.Leave(c.login.at)
+}
+
+// yield closes a connection that is not used, since others wait for its place.
+func (w *shadow) yield(at pool.Key, _ bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.idle, func(c shadowConn) bool { return c.login.at == at })
+	if i < 0 || w.closed {
+		return false
+	}
+	c := w.idle[i]
+	w.idle = slices.Delete(w.idle, i, i+1)
+	w.ending.Go(func() { w.end(c) }) // until the server has closed it; waited for by close
+	return true
 }
 
 // tidy closes the connections that nobody has used for a while, or all of them.
@@ -528,10 +563,17 @@ func (w *shadow) tidy(all bool) {
 	})
 	w.mu.Unlock()
 	for _, c := range old {
-		ctx, stop := context.WithTimeout(context.Background(), time.Second)
-		_ = c.conn.Close(ctx)
-		stop()
+		w.end(c)
 	}
+}
+
+// close ends all connections. No comparison is under way any more.
+func (w *shadow) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.tidy(true)
+	w.ending.Wait()
 }
 
 // count changes the figures of a shape. Beyond maxShadowShape all others are one.

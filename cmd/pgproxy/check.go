@@ -63,7 +63,7 @@ func checkCommand(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "warning: server %s could not be asked: %v\n", d.server.Addr(), err)
 			code = exitFailed
 		case d.most > room:
-			fmt.Fprintf(stdout, "warning: server %s takes %d connections of ordinary users: lower default_pool_size or set max_db_connections\n", d.server.Addr(), room)
+			fmt.Fprintf(stdout, "warning: server %s takes %d connections of ordinary users: lower default_pool_size or set max_host_connections\n", d.server.Addr(), room)
 			code = exitFailed
 		default:
 			fmt.Fprintf(stdout, "server %s takes %d connections of ordinary users\n", d.server.Addr(), room)
@@ -78,6 +78,7 @@ type demand struct {
 	server config.Server
 	db     *config.Database // one of those that are on it, for its login
 	most   int
+	checks int  // of most: connections of the health checks
 	open   bool // further users may come, each with a pool of its own
 	parts  []string
 }
@@ -121,6 +122,15 @@ func demands(cfg *config.Config, users *auth.Userlist) []*demand {
 			d.parts = append(d.parts, fmt.Sprintf("%s: %d for %s", name, sum, who))
 			if db.MonitorUser != "" {
 				d.most++
+				d.checks++
+			}
+		}
+	}
+	if most := cfg.Proxy.MaxHostConnections; most > 0 {
+		for _, d := range by {
+			if checks := d.checks; d.open || d.most > most+checks {
+				d.most, d.open = most+checks, false
+				d.parts = append(d.parts, fmt.Sprintf("max_host_connections: %d", most))
 			}
 		}
 	}
