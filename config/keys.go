@@ -79,7 +79,7 @@ func defaultProxy() Proxy {
 		ClientTLS: TLS{Protocols: []string{"secure"}, Ciphers: []string{"default"}},
 		ServerTLS: TLS{Mode: TLSPrefer, Protocols: []string{"secure"}, Ciphers: []string{"default"}},
 		AuthQuery: defaultAuthQuery, AuthQueryTTL: 10 * time.Second,
-		AuthFile: "userlist.txt", ClientLoginTimeout: 60 * time.Second,
+		AuthFile: "userlist.txt", ClientLoginTimeout: 60 * time.Second, AuthFailurePeriod: 60 * time.Second,
 		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, MaxReplicationConnections: 10, QueryWaitTimeout: 120 * time.Second,
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
@@ -122,6 +122,8 @@ var proxyKeys = []key[Proxy]{
 	list("admin_users", func(p *Proxy) *[]string { return &p.AdminUsers }, name),
 	list("stats_users", func(p *Proxy) *[]string { return &p.StatsUsers }, name),
 	duration("client_login_timeout", func(p *Proxy) *time.Duration { return &p.ClientLoginTimeout }, 0, day),
+	number("auth_failure_limit", func(p *Proxy) *int { return &p.AuthFailureLimit }, 0, 1_000_000),
+	duration("auth_failure_period", func(p *Proxy) *time.Duration { return &p.AuthFailurePeriod }, time.Second, day),
 	list("ignore_startup_parameters", func(p *Proxy) *[]string { return &p.IgnoreStartupParameters }, name),
 
 	enum("client_tls_sslmode", func(p *Proxy) *TLSMode { return &p.ClientTLS.Mode }),

@@ -57,6 +57,8 @@ type Proxy struct {
 	AdminUsers              []string // may use the whole console
 	StatsUsers              []string // may use SHOW on the console
 	ClientLoginTimeout      time.Duration
+	AuthFailureLimit        int           // failed logins as one user from one address; 0 is no limit
+	AuthFailurePeriod       time.Duration // in which so many are forgotten
 	IgnoreStartupParameters []string // startup parameters that are accepted and dropped
 
 	ClientTLS TLS // of the connections that clients open

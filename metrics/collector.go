@@ -55,6 +55,7 @@ var (
 	clientsMax     = desc("clients_max", "max_client_conn.")
 	clientSessions = desc("client_sessions", "Clients by database and state: active, idle or waiting.", "database", "state")
 	refused        = desc("clients_refused_total", "Clients refused over max_client_conn.")
+	limited        = desc("logins_limited_total", "Logins refused over auth_failure_limit.")
 	logins         = desc("logins_total", "Logins of clients, ok or failed.", "result")
 	panics         = desc("panics_total", "Sessions that ended with a panic: each is a bug.")
 	statements     = desc("prepared_statements", "Distinct prepared statements that are remembered.")
@@ -212,6 +213,7 @@ func (c collector) server(s sender) {
 	s.counter(refusedShapes, float64(st.Healed))
 	s.gauge(draining, truth(st.Draining))
 	s.counter(refused, float64(st.Refused))
+	s.counter(limited, float64(st.Limited))
 	s.counter(panics, float64(st.Panics))
 	for _, r := range srv.Routes() {
 		s.counter(routed, float64(r.Count), r.Database, r.Role.String(), string(r.Reason))

@@ -93,12 +93,13 @@ type Server struct {
 	catalogs sync.Map       // of *atomic.Uint64 by dbname, see catalogOf
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper
 
-	console atomic.Pointer[Console]
-	current atomic.Pointer[Settings]
-	routes  routes
-	shadow  shadow
-	ledger  ledger // stamps of the last acknowledged writes
-	asker   *asker
+	console  atomic.Pointer[Console]
+	current  atomic.Pointer[Settings]
+	routes   routes
+	shadow   shadow
+	ledger   ledger // stamps of the last acknowledged writes
+	asker    *asker
+	guessing *auth.Limiter // failed logins
 
 	// Atomic, for observers.
 	draining atomic.Bool
@@ -108,6 +109,7 @@ type Server struct {
 	replicas atomic.Int64 // replication connections, up or about to be
 	logins   atomic.Uint64
 	refused  atomic.Uint64
+	limited  atomic.Uint64
 	panics   atomic.Uint64
 	reruns   [backend.CauseDied + 1]atomic.Uint64 // statements that were run again, by cause
 	healed   atomic.Uint64                        // shapes that a standby has refused
@@ -137,7 +139,7 @@ func New(st *Settings, opt Options) *Server {
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
 	}
-	s.asker = newAsker(s)
+	s.asker, s.guessing = newAsker(s), auth.NewLimiter(router.Nanotime)
 	s.shadow.guests = s.pools.Guests(s.shadow.yield)
 	s.current.Store(st)
 	s.registry.setLimit(st.Config.Proxy.PreparedStatementMemory)

@@ -185,7 +185,15 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 	defer stop()
 	id := s.ownerOfConsole()
 	if !id.Admin {
-		id, err = st.Auth.Authenticate(ctx, &loginConn{s: s}, s.user, s.database)
+		p := &st.Config.Proxy
+		c := &loginConn{s: s, limit: auth.Limit{Failures: p.AuthFailureLimit, Period: p.AuthFailurePeriod}}
+		if err := c.mayTry(); err != nil {
+			return err
+		}
+		id, err = st.Auth.Authenticate(ctx, c, s.user, s.database)
+		if failed := errors.Is(err, auth.ErrFailed); err == nil || failed {
+			c.tried(!failed)
+		}
 	}
 	if errors.Is(err, auth.ErrFailed) {
 		s.srv.asker.Forget(s.database, s.user)
@@ -268,8 +276,9 @@ func (s *Session) negotiate(su *wire.Startup) error {
 
 // loginConn is the client as package auth sees it.
 type loginConn struct {
-	s   *Session
-	buf []byte
+	s     *Session
+	limit auth.Limit
+	buf   []byte
 }
 
 // Secret asks for what the userlist does not have.
@@ -297,8 +306,10 @@ func (c *loginConn) ReadPassword() ([]byte, error) {
 		return nil, wire.Fatalf(wire.CodeProtocolViolation, "invalid length of password message").Because(err)
 	}
 	c.buf = make([]byte, h.Body)
-	_, err = io.ReadFull(c.s.link, c.buf)
-	return c.buf, err
+	if _, err = io.ReadFull(c.s.link, c.buf); err != nil {
+		return nil, err
+	}
+	return c.buf, c.stillMayTry()
 }
 
 // serveConsole hands the client to the console.

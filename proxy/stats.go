@@ -65,6 +65,7 @@ type Stats struct {
 	Clients    int    // connected now, logged in or not
 	Logins     uint64 // successful, ever
 	Refused    uint64 // over max_client_conn, ever
+	Limited    uint64 // logins over auth_failure_limit, ever
 	Panics     uint64
 	Statements int // distinct prepared statements that are remembered
 
@@ -79,7 +80,7 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	statements, bytes := s.registry.size()
 	return Stats{
-		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Panics: s.panics.Load(),
+		Clients: int(s.clients.Load()), Logins: s.logins.Load(), Refused: s.refused.Load(), Limited: s.limited.Load(), Panics: s.panics.Load(),
 		Statements: statements, StatementBytes: bytes, Draining: s.draining.Load(), Rerun: s.rerunCounts(), Healed: s.healed.Load(),
 		Replicas: int(s.replicas.Load()),
 	}
