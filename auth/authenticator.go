@@ -7,9 +7,10 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	"pgproxy/config"
 	"pgproxy/wire"
@@ -63,10 +64,40 @@ type process struct {
 	slots chan struct{} // holds one token for each PBKDF2 that runs
 }
 
-// account is one user of the userlist.
+// account is one user.
 type account struct {
+	secrets []*secret // the newest first; at least one
+	turns   turns
+}
+
+// secret is one of an account.
+type secret struct {
 	*entry
-	derived atomic.Pointer[Verifier] // from a plain secret, when first needed
+
+	mu      sync.Mutex
+	derived map[string]*Verifier // from a plain secret, by the salt; guarded by mu
+}
+
+// newAccount makes an account of what is known of a user; nil if that is nothing.
+func newAccount(list []*entry) *account {
+	if len(list) == 0 {
+		return nil
+	}
+	a := &account{}
+	for _, e := range list {
+		a.secrets = append(a.secrets, &secret{entry: e})
+	}
+	return a
+}
+
+// has tells whether a secret is of that kind.
+func (a *account) has(k kind) bool {
+	return a != nil && slices.ContainsFunc(a.secrets, func(s *secret) bool { return s.kind == k })
+}
+
+// like tells whether two accounts have the same secrets in the same order.
+func (a *account) like(b *account) bool {
+	return slices.EqualFunc(a.secrets, b.secrets, func(x, y *secret) bool { return sameSecret(x.secret, y.secret) })
 }
 
 // usual is what most users of the userlist have, so that unknown ones seem to
@@ -93,8 +124,17 @@ func New(t config.AuthType, u *Userlist, admins, stats []string) *Authenticator 
 func (a *Authenticator) Reload(t config.AuthType, u *Userlist, admins, stats []string) *Authenticator {
 	b := a.authenticator(t, u, admins, stats)
 	for user, now := range b.accounts {
-		if before := a.accounts[user]; before != nil && sameSecret(before.secret, now.secret) {
-			b.accounts[user] = before
+		before := a.accounts[user]
+		if before == nil {
+			continue
+		}
+		if before.like(now) {
+			now.turns.take(&before.turns)
+		}
+		for _, s := range now.secrets {
+			if i := slices.IndexFunc(before.secrets, func(x *secret) bool { return sameSecret(x.secret, s.secret) }); i >= 0 {
+				s.keep(before.secrets[i])
+			}
 		}
 	}
 	return b
@@ -106,8 +146,8 @@ func (p *process) authenticator(t config.AuthType, u *Userlist, admins, stats []
 		accounts: make(map[string]*account), usual: usualOf(u),
 	}
 	if u != nil {
-		for user, e := range u.users {
-			a.accounts[user] = &account{entry: e}
+		for user, list := range u.users {
+			a.accounts[user] = newAccount(list)
 		}
 	}
 	return a
@@ -166,7 +206,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 	case config.AuthMD5:
 		err = l.md5(ctx)
 	case config.AuthSCRAM:
-		err = l.scram(ctx)
+		err = l.scram(ctx, l.offer())
 	case config.AuthLDAP:
 		if dir == nil {
 			return Identity{}, fmt.Errorf("%w: there is no directory", ErrFailed)
@@ -181,8 +221,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 		return Identity{}, err
 	}
 	switch {
-	case acc != nil && acc.kind == kindPlain:
-		id.Opens = acc.secret
+	case l.right != nil && l.right.kind == kindPlain:
+		id.Opens = l.right.secret
+	case l.right == nil && id.Opens.Empty() && acc.has(kindPlain): // which nobody has asked for
+		id.Opens = acc.secrets[slices.IndexFunc(acc.secrets, func(s *secret) bool { return s.kind == kindPlain })].secret
 	case id.Opens.Empty():
 		id.Opens = l.proof
 	}
@@ -252,7 +294,7 @@ func (a *Authenticator) account(ctx context.Context, c Conn, user string, method
 	if err != nil {
 		return nil, fmt.Errorf("%w: user %q: %w", ErrFailed, user, err)
 	}
-	return &account{entry: e}, nil
+	return newAccount([]*entry{e}), nil
 }
 
 // usualOf counts what the users of a userlist have. Equal counts go to the
@@ -260,7 +302,8 @@ func (a *Authenticator) account(ctx context.Context, c Conn, user string, method
 func usualOf(u *Userlist) usual {
 	kinds, shapes, slow := make(map[kind]int), make(map[shape]int), make(map[shape]int)
 	if u != nil {
-		for _, e := range u.users {
+		for _, list := range u.users {
+			e := list[0]
 			kinds[e.kind]++
 			s := shape{defaultIterations, defaultSaltLen}
 			switch e.kind {
@@ -328,26 +371,52 @@ func (p *process) derive(ctx context.Context, password string, salt []byte, iter
 	return derive(password, salt, iterations)
 }
 
-// derived returns the verifier of a user with a plain secret. Its salt is the one
-// that the user would be shown if it were unknown: it can be told before the
-// derivation, and stays the same. Only the first proof of a user costs the
-// derivation, which is to be seen in the time of the answer.
-func (p *process) derived(ctx context.Context, user string, acc *account) (Verifier, error) {
-	if v := acc.derived.Load(); v != nil {
+// verifier returns what a proof is checked with that was made with a salt: that of
+// a SCRAM secret has it, that of a plain one is derived. Only the first proof of a
+// user costs the derivation, which is to be seen in the time of the answer.
+func (p *process) verifier(ctx context.Context, s *secret, salt []byte, iterations int) (Verifier, error) {
+	if s.kind == kindSCRAM {
+		return s.verifier, nil
+	}
+	key := fmt.Sprintf("%d %s", iterations, salt)
+	if v := s.known(key); v != nil {
 		return *v, nil
 	}
 	if err := p.slot(ctx); err != nil {
 		return Verifier{}, err
 	}
 	defer func() { <-p.slots }()
-	if v := acc.derived.Load(); v != nil {
+	if v := s.known(key); v != nil {
 		return *v, nil // of a login that had the slot before
 	}
-	v, err := derive(acc.secret.Reveal(), p.salt(user, defaultSaltLen), defaultIterations)
+	v, err := derive(s.secret.Reveal(), salt, iterations)
 	if err == nil {
-		acc.derived.Store(&v)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.derived == nil || len(s.derived) >= maxSecrets {
+			s.derived = make(map[string]*Verifier)
+		}
+		s.derived[key] = &v
 	}
 	return v, err
+}
+
+// known returns what was derived before, or nil.
+func (s *secret) known(key string) *Verifier {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.derived[key]
+}
+
+// keep takes over what is known of the same secret from before a reload.
+func (s *secret) keep(before *secret) {
+	before.mu.Lock()
+	derived := maps.Clone(before.derived)
+	before.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.derived = derived
+	s.shown.Store(before.shown.Load())
 }
 
 // salt makes up a salt that is always the same for a name.

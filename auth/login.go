@@ -24,20 +24,23 @@ type login struct {
 
 	method config.AuthType // by which it logs in
 
-	proof config.Secret // what a good login has shown that opens servers as well
+	turn, of int // which offer was chosen, of how many; see offer
+
+	right *secret       // which a good login has shown to know
+	proof config.Secret // what it has shown that opens servers as well
 }
 
 // has tells whether the user is known, with a secret of that kind.
-func (l *login) has(k kind) bool { return l.acc != nil && l.acc.kind == k }
+func (l *login) has(k kind) bool { return l.acc.has(k) }
 
 // failed is the refusal, with the reason as far as the account tells it.
 func (l *login) failed() error {
 	switch {
 	case l.acc == nil:
 		return fmt.Errorf("%w: user %q is not in the auth_file", ErrFailed, l.user)
-	case l.acc.kind == kindNone:
+	case l.has(kindNone):
 		return fmt.Errorf("%w: user %q has an empty secret in the auth_file, which no password fits", ErrFailed, l.user)
-	case l.acc.kind == kindMD5 && l.method == config.AuthSCRAM:
+	case l.method == config.AuthSCRAM && !l.has(kindPlain) && !l.has(kindSCRAM):
 		return fmt.Errorf("%w: user %q has an md5 secret in the auth_file, which auth_type scram-sha-256 cannot use: "+
 			"want a SCRAM-SHA-256 or a plain one", ErrFailed, l.user)
 	}
@@ -50,21 +53,10 @@ func (l *login) plain(ctx context.Context) (config.Secret, error) {
 	if err != nil {
 		return "", err
 	}
-	var right bool
-	switch {
-	case l.has(kindPlain):
-		a, b := mac(l.auth.key, given), mac(l.auth.key, l.acc.secret.Reveal())
-		right = subtle.ConstantTimeCompare(a[:], b[:]) == 1
-	case l.has(kindMD5):
-		right = equal(md5Hex(given, l.user), l.acc.secret.Reveal()[len("md5"):])
-	case l.has(kindSCRAM):
-		v, err := l.auth.derive(ctx, given, l.acc.verifier.salt, l.acc.verifier.iterations)
-		if err != nil {
-			return "", err
-		}
-		right = v.equal(l.acc.verifier)
+	if l.right, err = l.fits(ctx, given); err != nil {
+		return "", err
 	}
-	if right {
+	if l.right != nil {
 		return config.Secret(given), nil
 	}
 	if s := l.auth.usual.slow; s.iterations > 0 && !l.has(kindSCRAM) {
@@ -76,22 +68,39 @@ func (l *login) plain(ctx context.Context) (config.Secret, error) {
 	return "", l.failed()
 }
 
+// fits returns the secret of the user that a password is right for, or nil.
+func (l *login) fits(ctx context.Context, given string) (*secret, error) {
+	if l.acc == nil {
+		return nil, nil
+	}
+	for _, s := range l.acc.secrets {
+		right := false
+		switch s.kind {
+		case kindPlain:
+			a, b := mac(l.auth.key, given), mac(l.auth.key, s.secret.Reveal())
+			right = subtle.ConstantTimeCompare(a[:], b[:]) == 1
+		case kindMD5:
+			right = equal(md5Hex(given, l.user), s.secret.Reveal()[len("md5"):])
+		case kindSCRAM:
+			v, err := l.auth.derive(ctx, given, s.verifier.salt, s.verifier.iterations)
+			if err != nil {
+				return nil, err
+			}
+			right = v.equal(s.verifier)
+		}
+		if right {
+			return s, nil
+		}
+	}
+	return nil, nil
+}
+
 // md5 asks for a hash of the password, or goes over to SCRAM where the secret is
 // a verifier.
 func (l *login) md5(ctx context.Context) error {
-	hash, known := "", true
-	switch {
-	case l.has(kindSCRAM):
-		return l.scram(ctx)
-	case l.has(kindPlain):
-		hash = md5Hex(l.acc.secret.Reveal(), l.user)
-	case l.has(kindMD5):
-		hash = l.acc.secret.Reveal()[len("md5"):]
-	case l.auth.usual.kind == kindSCRAM:
-		return l.scram(ctx)
-	default:
-		known = false
-		hash = md5Hex(hex.EncodeToString(l.auth.key), l.user)
+	o := l.offer()
+	if o != nil && o.scram || o == nil && l.auth.usual.kind == kindSCRAM {
+		return l.scram(ctx, o)
 	}
 	var salt [4]byte
 	_, _ = rand.Read(salt[:]) // never fails, see crypto/rand
@@ -99,13 +108,27 @@ func (l *login) md5(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !equal(given, "md5"+md5Hex(hash, string(salt[:]))) || !known {
+	if o == nil {
+		_ = equal(given, "md5"+md5Hex(md5Hex(hex.EncodeToString(l.auth.key), l.user), string(salt[:])))
 		return l.failed()
 	}
-	if l.has(kindMD5) {
-		l.proof = md5Proof(l.acc.secret)
+	for _, s := range o.secrets {
+		hash := ""
+		if s.kind == kindMD5 {
+			hash = s.secret.Reveal()[len("md5"):]
+		} else {
+			hash = md5Hex(s.secret.Reveal(), l.user)
+		}
+		if !equal(given, "md5"+md5Hex(hash, string(salt[:]))) {
+			continue
+		}
+		l.right = s
+		if s.kind == kindMD5 {
+			l.proof = md5Proof(s.secret)
+		}
+		return l.settle(nil)
 	}
-	return nil
+	return l.settle(l.failed())
 }
 
 // ask sends a request and returns the password in the answer, which is not empty.
@@ -128,16 +151,11 @@ func (l *login) ask(code wire.AuthCode, payload []byte) (string, error) {
 }
 
 // scram leads through SASL with SCRAM-SHA-256, bound to the channel if the client
-// can and there is something to bind to.
-func (l *login) scram(ctx context.Context) error {
-	v, known := l.auth.mock(l.user, l.auth.usual.scram), true
-	switch {
-	case l.has(kindSCRAM):
-		v = l.acc.verifier
-	case l.has(kindPlain):
-		v.salt, v.iterations = l.auth.salt(l.user, defaultSaltLen), defaultIterations
-	default:
-		known = false
+// can and there is something to bind to. o is nil if no password is right.
+func (l *login) scram(ctx context.Context, o *offer) error {
+	v := l.auth.mock(l.user, l.auth.usual.scram)
+	if o != nil {
+		v.salt, v.iterations = o.salt, o.iterations
 	}
 	var part [18]byte // as in PostgreSQL, 24 characters of base64
 	_, _ = rand.Read(part[:])
@@ -163,19 +181,29 @@ func (l *login) scram(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: user %q: %w", ErrFailed, l.user, err)
 	}
-	if l.has(kindPlain) {
-		if v, err = l.auth.derived(ctx, l.user, l.acc); err != nil {
-			return err
-		}
-	}
-	if !v.proves(authMessage, proof) || !known {
+	if o == nil {
+		_ = v.proves(authMessage, proof)
 		return l.failed()
 	}
-	if l.has(kindSCRAM) {
-		l.proof = scramProof(v.clientKey(authMessage, proof), v.server)
+	for _, x := range o.secrets {
+		v, err := l.auth.verifier(ctx, x, o.salt, o.iterations)
+		if err != nil {
+			return err
+		}
+		if !v.proves(authMessage, proof) {
+			continue
+		}
+		l.right = x
+		if x.kind == kindSCRAM {
+			shown := scramProof(v.clientKey(authMessage, proof), v.server)
+			l.proof = shown
+			x.shown.Store(&shown)
+		}
+		_ = l.settle(nil)
+		signature := "v=" + base64.StdEncoding.EncodeToString(v.signature(authMessage))
+		return l.conn.SendAuth(uint32(wire.AuthSASLFinal), []byte(signature))
 	}
-	signature := "v=" + base64.StdEncoding.EncodeToString(v.signature(authMessage))
-	return l.conn.SendAuth(uint32(wire.AuthSASLFinal), []byte(signature))
+	return l.settle(l.failed())
 }
 
 // clientFirst offers the mechanisms and returns the client-first-message, which a

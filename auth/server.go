@@ -1,7 +1,10 @@
 package auth
 
 import (
+	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 
 	"pgproxy/config"
 )
@@ -10,9 +13,10 @@ import (
 // userlist in force.
 //
 // Where the database has a user, that one is it, with the database's password or
-// else the secret of that user in the userlist. Elsewhere it is the client, with
-// the plain secret that the userlist holds by now, or what its login has shown: the
-// password, or a Proof.
+// else the secrets of that user in the userlist. Elsewhere it is the client, with
+// the plain secrets that the userlist holds by now, or what its login has shown: the
+// password, or a Proof. Where there are several the secret stands for all of them,
+// the newest first: see Passwords.
 //
 // A password that is not known is returned empty and is no error: the server may
 // ask for none (trust, cert, peer), and if it does ask, its own words say best
@@ -29,29 +33,74 @@ func ServerPassword(id Identity, db *config.Database, u *Userlist) (user string,
 	if id.claimed {
 		return "", "", fmt.Errorf("user %q has proved nothing (auth_type any): set user and password in [databases.%s]", id.User, db.Name)
 	}
-	if !id.Opens.Empty() && !u.isPlain(id.User) {
-		return id.User, id.Opens, nil // what the login has shown
+	list := u.opening(id.User, !id.Opens.Empty())
+	switch {
+	case id.Opens.Empty() || u.hasPlain(id.User) || slices.ContainsFunc(list, func(s config.Secret) bool { return sameSecret(s, id.Opens) }):
+	default:
+		list = append([]config.Secret{id.Opens}, list...) // what the login has shown
 	}
-	return id.User, u.opens(id.User), nil
+	return id.User, several(list), nil
 }
 
-// isPlain reports whether a user's secret is the password itself.
-func (u *Userlist) isPlain(user string) bool {
-	e := u.entry(user)
-	return e != nil && e.kind == kindPlain
+// hasPlain reports whether a secret of the user is the password itself.
+func (u *Userlist) hasPlain(user string) bool {
+	return slices.ContainsFunc(u.entries(user), func(e *entry) bool { return e.kind == kindPlain })
 }
 
 // opens returns what a user can be logged in to servers with by the userlist
-// alone: the password, or an md5 hash as a Proof. A SCRAM secret opens nothing.
-func (u *Userlist) opens(user string) config.Secret {
-	e := u.entry(user)
-	switch {
-	case e == nil:
-		return ""
-	case e.kind == kindPlain:
-		return e.secret
-	case e.kind == kindMD5:
-		return md5Proof(e.secret)
+// alone.
+func (u *Userlist) opens(user string) config.Secret { return several(u.opening(user, false)) }
+
+// opening is a list of that, the newest first: passwords, md5 hashes as Proofs, and
+// for a client that has proved who it is the Proofs that logins with SCRAM secrets
+// have shown.
+func (u *Userlist) opening(user string, proved bool) (list []config.Secret) {
+	for _, e := range u.entries(user) {
+		switch e.kind {
+		case kindPlain:
+			list = append(list, e.secret)
+		case kindMD5:
+			list = append(list, md5Proof(e.secret))
+		case kindSCRAM:
+			if p := e.shown.Load(); p != nil && proved {
+				list = append(list, *p)
+			}
+		}
 	}
-	return ""
+	return list
+}
+
+// anyOf begins a secret that stands for several. No password holds a NUL.
+const anyOf = "\x00any\x00"
+
+// several makes one secret of a list, of which the first that works counts.
+func several(list []config.Secret) config.Secret {
+	switch len(list) {
+	case 0:
+		return ""
+	case 1:
+		return list[0]
+	}
+	var b strings.Builder
+	b.WriteString(anyOf)
+	for _, s := range list {
+		b.WriteString(hex.EncodeToString([]byte(s.Reveal())) + "\x00")
+	}
+	return config.Secret(b.String())
+}
+
+// Passwords returns what a secret of ServerPassword stands for: what to log in with,
+// one after the other, until the server accepts one. There is at least one, which
+// may be empty.
+func Passwords(s config.Secret) []config.Secret {
+	text, ok := strings.CutPrefix(s.Reveal(), anyOf)
+	if !ok {
+		return []config.Secret{s}
+	}
+	var list []config.Secret
+	for one := range strings.SplitSeq(strings.TrimSuffix(text, "\x00"), "\x00") {
+		b, _ := hex.DecodeString(one) // several has written it
+		list = append(list, config.Secret(b))
+	}
+	return list
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"pgproxy/config"
 )
@@ -18,20 +19,25 @@ const maxFaults = 10
 // Userlist is what an auth_file says: users and their secrets. The zero value and
 // nil have no users. It is frozen and prints without its secrets.
 type Userlist struct {
-	users map[string]*entry
+	users map[string][]*entry // each user's secrets, the newest first
 }
 
-// entry is one user's secret, understood.
+// maxSecrets is how many secrets one user may have at a time.
+const maxSecrets = 8
+
+// entry is one secret of a user, understood.
 type entry struct {
 	secret   config.Secret
 	kind     kind
 	verifier Verifier // of a SCRAM secret
-	line     int
+	line     int      // in the auth_file; 0: it stands elsewhere
+
+	shown atomic.Pointer[config.Secret] // of a SCRAM secret: the Proof that a client's login has shown
 }
 
 // Format prints stars, whatever the verb: unexported fields would print as they
 // are.
-func (entry) Format(f fmt.State, verb rune) { config.Secret("").Format(f, verb) }
+func (*entry) Format(f fmt.State, verb rune) { config.Secret("").Format(f, verb) }
 
 // kind is what a secret is.
 type kind uint8
@@ -58,9 +64,10 @@ func LoadUserlist(path string) (*Userlist, error) {
 //
 // The format is PgBouncer's: "user" "secret" on each line, a quote inside doubled,
 // the rest of the line ignored. Blank lines are skipped and so are lines that
-// begin with ; or #.
+// begin with ; or #. A user that stands in several lines has several secrets, of
+// which the last is the newest, as it is the one that PgBouncer takes.
 func ParseUserlist(name string, text []byte) (*Userlist, error) {
-	u := &Userlist{users: make(map[string]*entry)}
+	u := &Userlist{users: make(map[string][]*entry)}
 	var faults []error
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	n := 0
@@ -71,11 +78,8 @@ func ParseUserlist(name string, text []byte) (*Userlist, error) {
 			continue
 		}
 		if err == nil {
-			if before, twice := u.users[user]; twice {
-				err = fmt.Errorf("user %q is already in line %d: take one of the two out", user, before.line)
-			} else {
-				e.line = n
-				u.users[user] = e
+			e.line = n
+			if err = u.add(user, e); err == nil {
 				continue
 			}
 		}
@@ -90,11 +94,55 @@ func ParseUserlist(name string, text []byte) (*Userlist, error) {
 	return u, nil
 }
 
-// Lookup returns a user's secret; it is empty for a user who is known but has
+// add gives a user a secret that is newer than those it has.
+func (u *Userlist) add(user string, e *entry) error {
+	list := u.users[user]
+	if at := slices.IndexFunc(list, func(x *entry) bool { return sameSecret(x.secret, e.secret) }); at >= 0 {
+		return fmt.Errorf("user %q has this secret already in line %d: take one of the two out", user, list[at].line)
+	}
+	if len(list) == maxSecrets {
+		return fmt.Errorf("user %q has more than %d secrets: take out those that are no more in use", user, maxSecrets)
+	}
+	if len(list) > 0 && (e.kind == kindNone || list[0].kind == kindNone) {
+		return fmt.Errorf("user %q has several secrets, of which one is empty: take that out", user)
+	}
+	u.users[user] = append([]*entry{e}, list...)
+	return nil
+}
+
+// With returns a Userlist that has the passwords of [users] as well, which are newer
+// than those of u. u remains as it is.
+func (u *Userlist) With(users map[string]*config.User) (*Userlist, error) {
+	out := &Userlist{users: maps.Clone(u.users)}
+	for name, user := range users {
+		for _, s := range slices.Backward(user.Passwords) {
+			e, err := newEntry(s)
+			if err == nil {
+				err = out.add(name, e)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("passwords of [users.%s]: %w", name, err)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Several returns the users that have more than one secret, in alphabetical order.
+func (u *Userlist) Several() (names []string) {
+	for _, n := range u.Names() {
+		if len(u.users[n]) > 1 {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// Lookup returns a user's newest secret; it is empty for a user who is known but has
 // none.
 func (u *Userlist) Lookup(user string) (config.Secret, bool) {
-	if e := u.entry(user); e != nil {
-		return e.secret, true
+	if list := u.entries(user); len(list) > 0 {
+		return list[0].secret, true
 	}
 	return "", false
 }
@@ -116,8 +164,8 @@ func (u *Userlist) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "userlist of %d users", n)
 }
 
-// entry returns nil for unknown users.
-func (u *Userlist) entry(user string) *entry {
+// entries returns nil for unknown users.
+func (u *Userlist) entries(user string) []*entry {
 	if u == nil {
 		return nil
 	}

@@ -52,8 +52,8 @@ func TestUserlist(t *testing.T) {
 		if !ok || s.Reveal() != w.secret {
 			t.Errorf("%s: secret %q, known %t, want %q", w.user, s.Reveal(), ok, w.secret)
 		}
-		if e := u.entry(w.user); e != nil && e.kind != w.kind {
-			t.Errorf("%s: kind %d, want %d", w.user, e.kind, w.kind)
+		if e := u.entries(w.user); e != nil && e[0].kind != w.kind {
+			t.Errorf("%s: kind %d, want %d", w.user, e[0].kind, w.kind)
 		}
 	}
 	if got := u.Names(); !slices.Equal(got, names) {
@@ -78,7 +78,9 @@ func TestUserlistFaults(t *testing.T) {
 		{"no user", `"" "` + canary + `"`, `f:1: the user name is empty`},
 		{"NUL in the secret", `"alice" "` + canary + "\x00" + `"`, `f:1: a NUL byte`},
 		{"NUL in the name", `"a` + "\x00" + `" "` + canary + `"`, `f:1: a NUL byte`},
-		{"twice", `"alice" "x"` + "\n\n" + `"alice" "` + canary + `"`, `f:3: user "alice" is already in line 1`},
+		{"twice", `"alice" "` + canary + `"` + "\n\n" + `"alice" "` + canary + `"`, `f:3: user "alice" has this secret already in line 1`},
+		{"one of two empty", `"alice" "` + canary + `"` + "\n" + `"alice" ""`, `f:2: user "alice" has several secrets, of which one is empty`},
+		{"too many", `"alice" "` + strings.Join(strings.Split("123456789", ""), "\"\n\"alice\" \"") + `"`, `f:9: user "alice" has more than 8 secrets`},
 		{"damaged SCRAM", `"alice" "SCRAM-SHA-256$4096:` + canary + `"`, `f:1: a damaged SCRAM secret: want SCRAM-SHA-256$ITERATIONS:`},
 		{"MD5 in capitals", `"alice" "md5` + strings.Repeat("0A", 16) + `"`, `f:1: an md5 secret with capital letters`},
 	} {
@@ -181,16 +183,18 @@ func FuzzUserlist(f *testing.F) {
 		// What was read can be written and read again.
 		var pairs []string
 		for _, name := range u.Names() {
-			s, _ := u.Lookup(name)
-			pairs = append(pairs, name, s.Reveal())
+			for _, e := range slices.Backward(u.entries(name)) {
+				pairs = append(pairs, name, e.secret.Reveal())
+			}
 		}
 		again := users(t, pairs...)
 		if !slices.Equal(again.Names(), u.Names()) {
 			t.Fatalf("users %q, again %q", u.Names(), again.Names())
 		}
 		for _, name := range u.Names() {
-			a, b := u.entry(name), again.entry(name)
-			if !sameSecret(a.secret, b.secret) || a.kind != b.kind {
+			if !slices.EqualFunc(u.entries(name), again.entries(name), func(a, b *entry) bool {
+				return sameSecret(a.secret, b.secret) && a.kind == b.kind
+			}) {
 				t.Fatalf("user %q changed", name)
 			}
 		}

@@ -52,12 +52,59 @@ type Dialer struct {
 	Resolver  *Resolver     // of host names; nil: as the system does, at each dial
 	DNSMaxTTL time.Duration // for how long what it finds is good
 
-	mu  sync.Mutex
-	tls map[string]*tls.Config // by host, guarded by mu
+	mu     sync.Mutex
+	tls    map[string]*tls.Config // by host, guarded by mu
+	worked map[[2]string]int      // which of several passwords, by server and user, guarded by mu
 }
 
-// Config returns a pgconn configuration for l that takes nothing from the
-// environment. The monitor logs in with it as well.
+// tryAll tries the passwords of a login, one after the other, as long as the server
+// says that they are wrong. It begins with the one that worked last.
+func (d *Dialer) tryAll(l Login, try func(Login) error) error {
+	list, at := auth.Passwords(l.Password), [...]string{l.Server.Addr(), l.User}
+	if len(list) == 1 {
+		return try(l)
+	}
+	d.mu.Lock()
+	first := d.worked[at]
+	d.mu.Unlock()
+	var err error
+	for i := range list {
+		n := (first + i) % len(list)
+		l.Password = list[n]
+		if err = try(l); err == nil {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.worked == nil {
+				d.worked = make(map[[2]string]int)
+			}
+			d.worked[at] = n
+			return nil
+		}
+		var e *wire.Error
+		if !errors.As(err, &e) || e.Code != wire.CodeInvalidPassword {
+			return err
+		}
+	}
+	return err
+}
+
+// Open connects and logs in, for what the proxy asks a server itself.
+func (d *Dialer) Open(ctx context.Context, l Login) (pc *pgconn.PgConn, err error) {
+	err = d.tryAll(l, func(l Login) error {
+		cfg, err := d.Config(l)
+		if err != nil {
+			return err
+		}
+		if pc, err = pgconn.ConnectConfig(ctx, cfg); err != nil {
+			return LoginError(err)
+		}
+		return nil
+	})
+	return pc, err
+}
+
+// Config returns a pgconn configuration for l, with one password, that takes nothing
+// from the environment. The monitor logs in with it.
 func (d *Dialer) Config(l Login) (*pgconn.Config, error) {
 	host, port := l.Server.Host, l.Server.Port
 	// ParseConfig fills what is missing from the environment and from files, so
@@ -141,7 +188,16 @@ func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) 
 // login connects, logs in with these parameters besides the usual ones, runs query
 // if there is one, and leaves the connection between two messages. It returns also
 // which settings the query has changed.
-func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, query string) (*pgconn.HijackedConn, *Settings, error) {
+func (d *Dialer) login(ctx context.Context, l Login, params map[string]string, query string) (hj *pgconn.HijackedConn, home *Settings, err error) {
+	err = d.tryAll(l, func(l Login) (err error) {
+		hj, home, err = d.loginOnce(ctx, l, params, query)
+		return err
+	})
+	return hj, home, err
+}
+
+// loginOnce is login with one password.
+func (d *Dialer) loginOnce(ctx context.Context, l Login, params map[string]string, query string) (*pgconn.HijackedConn, *Settings, error) {
 	cfg, err := d.Config(l)
 	if err != nil {
 		return nil, nil, err

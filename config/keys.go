@@ -303,6 +303,7 @@ var serverKeys = []key[Server]{
 
 // userKeys are the keys of [users.NAME].
 var userKeys = []key[User]{
+	secrets("passwords", func(u *User) *[]Secret { return &u.Passwords }),
 	number("pool_size", func(u *User) *int { return &u.PoolSize }, 0, maxConns),
 	enum("pool_mode", func(u *User) *PoolMode { return &u.PoolMode }),
 	number("reserve_pool_size", func(u *User) *int { return &u.ReservePoolSize }, 0, maxConns),

@@ -59,7 +59,7 @@ type Proxy struct {
 	ClientLoginTimeout      time.Duration
 	AuthFailureLimit        int           // failed logins as one user from one address; 0 is no limit
 	AuthFailurePeriod       time.Duration // in which so many are forgotten
-	IgnoreStartupParameters []string // startup parameters that are accepted and dropped
+	IgnoreStartupParameters []string      // startup parameters that are accepted and dropped
 
 	ClientTLS TLS // of the connections that clients open
 
@@ -284,6 +284,7 @@ func ServerAt(addr string) Server {
 // User is one [users.NAME]: exceptions for one user. Zero inherits.
 type User struct {
 	Name               string
+	Passwords          []Secret // besides those of auth_file, the newest first
 	PoolSize           int
 	PoolMode           PoolMode
 	ReservePoolSize    int

@@ -223,6 +223,38 @@ func secret[T any](name string, field func(*T) *Secret) key[T] {
 	}
 }
 
+// secrets takes an array of secrets.
+func secrets[T any](name string, field func(*T) *[]Secret) key[T] {
+	return key[T]{
+		name: name, secret: true,
+		set: func(dst *T, v any) error {
+			list, ok := v.([]any)
+			if !ok {
+				return errors.New("want an array of strings")
+			}
+			var out []Secret
+			for _, e := range list {
+				s, ok := e.(string)
+				switch {
+				case !ok || strings.ContainsRune(s, 0):
+					return errors.New("want strings without a NUL character in the array")
+				case s == "":
+					return errors.New("an empty string stands in the list: remove it")
+				}
+				out = append(out, Secret(s))
+			}
+			*field(dst) = out
+			return nil
+		},
+		show: func(src *T) string {
+			if len(*field(src)) == 0 {
+				return ""
+			}
+			return stars
+		},
+	}
+}
+
 // list takes an array of strings, or one string with commas.
 func list[T any](name string, field func(*T) *[]string, check func(string) error) key[T] {
 	return key[T]{

@@ -202,12 +202,7 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 	if err != nil {
 		return nil, false, err
 	}
-	cfg, err := a.srv.pools.Dialer(st.Config, db).Config(backend.Login{
-		Server: server, Database: db.DBName, User: by.user, Password: password, AppName: "pgproxy auth_query",
-	})
-	if err != nil {
-		return nil, false, err
-	}
+	login := backend.Login{Server: server, Database: db.DBName, User: by.user, Password: password, AppName: "pgproxy auth_query"}
 	at := pool.Key{Database: db.Name, User: by.user, Server: server.Addr()}
 	if db.Name == config.Wildcard {
 		at.Database = db.DBName // which is what its clients ask for
@@ -215,10 +210,10 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 	if err := a.guests.Enter(ctx, at); err != nil {
 		return nil, false, err
 	}
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	conn, err := a.srv.pools.Dialer(st.Config, db).Open(ctx, login)
 	if err != nil {
 		a.guests.Leave(at)
-		return nil, false, fmt.Errorf("login of auth_user %q to %s: %w", by.user, server.Addr(), backend.LoginError(err))
+		return nil, false, fmt.Errorf("login of auth_user %q to %s: %w", by.user, server.Addr(), err)
 	}
 	return &askLine{conn: conn, at: at, to: to}, true, nil
 }

@@ -504,14 +504,10 @@ func (w *shadow) take(ctx context.Context, l shadowLogin) (*pgconn.PgConn, error
 	}
 	w.mu.Unlock()
 	l.login.AppName = "pgproxy shadow"
-	cfg, err := l.dialer.Config(l.login)
-	if err != nil {
-		return nil, err
-	}
 	if !w.guests.TryEnter(l.at) {
 		return nil, pool.ErrNoRoom
 	}
-	pc, err := pgconn.ConnectConfig(ctx, cfg)
+	pc, err := l.dialer.Open(ctx, l.login)
 	if err != nil {
 		w.guests.Leave(l.at)
 	}

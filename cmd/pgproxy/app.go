@@ -151,9 +151,12 @@ func loadLDAP(cfg *config.Config) (*auth.LDAP, error) {
 func loadUsers(cfg *config.Config) (*auth.Userlist, error) {
 	users, err := auth.LoadUserlist(cfg.Proxy.AuthFile)
 	if errors.Is(err, fs.ErrNotExist) && !cfg.Proxy.AuthType.UsesSecrets() {
-		return auth.ParseUserlist(cfg.Proxy.AuthFile, nil)
+		users, err = auth.ParseUserlist(cfg.Proxy.AuthFile, nil)
 	}
-	return users, err
+	if err != nil {
+		return nil, err
+	}
+	return users.With(cfg.Users)
 }
 
 func (a *app) listen(cfg *config.Config, inherited []net.Listener) error {
@@ -273,6 +276,9 @@ func (a *app) apply(cfg *config.Config) error {
 		if !slices.Contains(old.Config.Warnings, w) {
 			a.log.Warn("configuration", "warning", w)
 		}
+	}
+	if w := secretsWarning(st.Users); w != "" && w != secretsWarning(old.Users) {
+		a.log.Warn("configuration", "warning", w)
 	}
 	for _, k := range needRestart(old.Config, cfg) {
 		a.log.Warn("a changed key needs a restart", "key", k)

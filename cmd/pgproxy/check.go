@@ -49,6 +49,9 @@ func checkCommand(args []string, stdout, stderr io.Writer) int {
 	if w := fileWarning(cfg, users, fileLimit()); w != "" {
 		fmt.Fprintf(stdout, "warning: %s\n", w)
 	}
+	if w := secretsWarning(users); w != "" {
+		fmt.Fprintf(stdout, "warning: %s\n", w)
+	}
 	code := exitOK
 	for _, d := range demands(cfg, users) {
 		fmt.Fprintf(stdout, "server %s: pools may open up to %s connections (%s)\n", d.server.Addr(), d.count(), d.pools())

@@ -28,6 +28,16 @@ func fileWarning(cfg *config.Config, users *auth.Userlist, limit uint64) string 
 		cfg.Proxy.MaxClientConn, servers, need, limit)
 }
 
+// secretsWarning names the users that have several secrets, which is for a while only;
+// "" if there are none.
+func secretsWarning(users *auth.Userlist) string {
+	names := users.Several()
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("users with several secrets, each of which is accepted: %q", names)
+}
+
 // fileLimit returns how many files the process may have open.
 func fileLimit() uint64 {
 	var r syscall.Rlimit

@@ -178,6 +178,9 @@ func (l *launch) serve(log *logs) error {
 	if l.reboot {
 		log.Warn("-R is not supported; there was no old process to take over from")
 	}
+	if w := secretsWarning(a.server.Settings().Users); w != "" {
+		log.Warn("configuration", "warning", w)
+	}
 	if w := fileWarning(l.cfg, a.server.Settings().Users, fileLimit()); w != "" {
 		log.Warn("configuration", "warning", w)
 	}
