@@ -18,6 +18,7 @@
 //	listener.sending, listener.mu, ears.mu (LISTEN)
 //	backend.Conn.mu
 //	Session.mu, pool.Pool.mu (neither is taken under the other)
+//	pool.outside.mu, pool.Guests.mu (neither is taken under the other)
 //	pool.caps.mu
 //
 // Server.mu (the registry of sessions) is taken alone.
