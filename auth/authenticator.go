@@ -223,7 +223,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Conn, user, database
 	switch {
 	case l.right != nil && l.right.kind == kindPlain:
 		id.Opens = l.right.secret
-	case l.right == nil && id.Opens.Empty() && acc.has(kindPlain): // which nobody has asked for
+	case l.right == nil && acc.has(kindPlain): // which is not what was asked for
 		id.Opens = acc.secrets[slices.IndexFunc(acc.secrets, func(s *secret) bool { return s.kind == kindPlain })].secret
 	case id.Opens.Empty():
 		id.Opens = l.proof

@@ -139,14 +139,35 @@ func (s *Set) Guests(idle func(k Key, fresh bool) bool) *Guests {
 }
 
 // Enter waits until the limits allow one more connection with the key, and counts
-// it. The caller must call Leave. If ctx ends first the error is ErrNoRoom.
-func (g *Guests) Enter(ctx context.Context, k Key) error {
+// it. The caller must call Leave. If kept says before that there is one by now that
+// will do, it returns false: see Nudge. If ctx ends first the error is ErrNoRoom.
+func (g *Guests) Enter(ctx context.Context, k Key, kept func() bool) (bool, error) {
 	s := g.seat(k)
-	err := s.take(ctx, func() (bool, error) { return true, g.set.ctx.Err() })
+	err := s.take(ctx, func() (bool, error) {
+		if kept() {
+			return false, errKept
+		}
+		return true, g.set.ctx.Err()
+	})
 	if err != nil {
 		g.stand(k)
 	}
-	return err
+	if errors.Is(err, errKept) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+var errKept = errors.New("there is a connection already")
+
+// Nudge has those who wait in Enter ask kept again.
+func (g *Guests) Nudge(k Key) {
+	g.mu.Lock()
+	s := g.seats[k]
+	g.mu.Unlock()
+	if s != nil {
+		s.wake()
+	}
 }
 
 // TryEnter is Enter for what can be done without: it does not wait, and takes no

@@ -220,7 +220,8 @@ func TestHostLimitCountsEverything(t *testing.T) {
 			guests.Leave(k)
 			return true
 		})
-		if err := guests.Enter(context.Background(), key); err != nil {
+		never := func() bool { return false }
+		if ok, err := guests.Enter(context.Background(), key, never); !ok || err != nil {
 			t.Fatal(err)
 		}
 		if !guests.TryEnter(key) || guests.TryEnter(key) {
@@ -230,8 +231,13 @@ func TestHostLimitCountsEverything(t *testing.T) {
 		defer stop()
 		other := pool.Key{Database: "b", User: "late", Server: server.Addr()}
 		yields = 1
-		if err := guests.Enter(ctx, other); !errors.Is(err, pool.ErrNoRoom) {
+		if ok, err := guests.Enter(ctx, other, never); ok || !errors.Is(err, pool.ErrNoRoom) {
 			t.Errorf("error %v", err)
+		}
+		kept := false
+		time.AfterFunc(time.Second, func() { kept = true; guests.Nudge(other) })
+		if ok, err := guests.Enter(context.Background(), other, func() bool { return kept }); ok || err != nil {
+			t.Errorf("entered %t, error %v, although another connection would do", ok, err)
 		}
 		yields = 0
 		c := acquire(w.pool("b", "v"))

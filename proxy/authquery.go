@@ -190,14 +190,6 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 		return nil, false, err
 	}
 	to := askKey{key.entry, key.dbname, by.user}
-	a.mu.Lock()
-	if i := slices.IndexFunc(a.idle, func(l *askLine) bool { return l.to == to && l.at.Server == server.Addr() }); i >= 0 {
-		line = a.idle[i]
-		a.idle = slices.Delete(a.idle, i, i+1)
-		a.mu.Unlock()
-		return line, false, nil
-	}
-	a.mu.Unlock()
 	_, password, err := auth.ServerPassword(auth.Identity{User: by.user}, &config.Database{}, st.Users)
 	if err != nil {
 		return nil, false, err
@@ -207,8 +199,14 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 	if db.Name == config.Wildcard {
 		at.Database = db.DBName // which is what its clients ask for
 	}
-	if err := a.guests.Enter(ctx, at); err != nil {
-		return nil, false, err
+	for entered := false; !entered; {
+		if line := a.kept(to, at.Server, true); line != nil {
+			return line, false, nil
+		}
+		entered, err = a.guests.Enter(ctx, at, func() bool { return a.kept(to, at.Server, false) != nil })
+		if err != nil {
+			return nil, false, err
+		}
 	}
 	conn, err := a.srv.pools.Dialer(st.Config, db).Open(ctx, login)
 	if err != nil {
@@ -216,6 +214,21 @@ func (a *asker) take(ctx context.Context, st *Settings, db *config.Database, by 
 		return nil, false, fmt.Errorf("login of auth_user %q to %s: %w", by.user, server.Addr(), err)
 	}
 	return &askLine{conn: conn, at: at, to: to}, true, nil
+}
+
+// kept returns a connection that nobody uses, or nil; with take it is the caller's.
+func (a *asker) kept(to askKey, server string, take bool) *askLine {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.idle, func(l *askLine) bool { return l.to == to && l.at.Server == server })
+	if i < 0 {
+		return nil
+	}
+	line := a.idle[i]
+	if take {
+		a.idle = slices.Delete(a.idle, i, i+1)
+	}
+	return line
 }
 
 // server chooses where to ask: the primary, else a replica.
@@ -254,7 +267,9 @@ func (a *asker) give(line *askLine) {
 	a.mu.Unlock()
 	if !keep {
 		a.end(line)
+		return
 	}
+	a.guests.Nudge(line.at)
 }
 
 // end closes a connection.
