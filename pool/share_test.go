@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,9 +235,9 @@ func TestHostLimitCountsEverything(t *testing.T) {
 		if ok, err := guests.Enter(ctx, other, never); ok || !errors.Is(err, pool.ErrNoRoom) {
 			t.Errorf("error %v", err)
 		}
-		kept := false
-		time.AfterFunc(time.Second, func() { kept = true; guests.Nudge(other) })
-		if ok, err := guests.Enter(context.Background(), other, func() bool { return kept }); ok || err != nil {
+		var kept atomic.Bool
+		time.AfterFunc(time.Second, func() { kept.Store(true); guests.Nudge(other) })
+		if ok, err := guests.Enter(context.Background(), other, kept.Load); ok || err != nil {
 			t.Errorf("entered %t, error %v, although another connection would do", ok, err)
 		}
 		yields = 0
