@@ -67,7 +67,7 @@ func TestFloodIsFair(t *testing.T) {
 	h := newHarness(t, harnessOptions{
 		Servers: addrs(c)[:1], DBName: "crowded", Proxy: "auth_type = \"any\"\nmax_host_connections = 4\nquery_wait_timeout = \"1m\"\n",
 		Database: "user = \"crowd\"\npassword = \"pw\"\nread_write_split = \"off\"\n",
-		More:     fmt.Sprintf("[databases.calm]\ndbname = \"crowded\"\nuser = \"single\"\npassword = \"pw\"\nread_write_split = \"off\"\n"+
+		More: fmt.Sprintf("[databases.calm]\ndbname = \"crowded\"\nuser = \"single\"\npassword = \"pw\"\nread_write_split = \"off\"\n"+
 			"servers = [{ host = \"127.0.0.1\", port = %d, role = \"primary\" }]\n", c.Primary.Port),
 	})
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
