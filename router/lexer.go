@@ -5,6 +5,7 @@ import "bytes"
 // token is one lexical unit; its text is src[start:end] of the lexer.
 type token struct {
 	kind       tokenKind
+	upper      bool // of a word: there are capital letters in it
 	start, end int
 }
 
@@ -58,6 +59,8 @@ const (
 	classDigit
 	classWord // may continue an identifier
 	classOp
+	classGap   // may start what stands between tokens
+	classUpper // A to Z
 )
 
 var class [256]uint8
@@ -79,12 +82,15 @@ func init() {
 			lower[c] = byte(c)
 		}
 		if c >= 'A' && c <= 'Z' {
+			class[c] |= classUpper
 			lower[c] = byte(c) + 'a' - 'A'
 		}
 	}
 	for _, c := range []byte(" \t\n\r\f\v") {
-		class[c] |= classSpace
+		class[c] |= classSpace | classGap
 	}
+	class['-'] |= classGap
+	class['/'] |= classGap
 	for _, c := range []byte("~!@#^&|`?+-*/%<>=") {
 		class[c] |= classOp
 	}
@@ -102,36 +108,45 @@ func (l *lexer) at(i int) byte {
 
 // next returns the next token. After tokEnd or tokBad there is nothing more.
 func (l *lexer) next() token {
-	if !l.skipSpace() {
-		return token{tokBad, l.pos, len(l.src)}
+	src, start := l.src, l.pos
+	if start < len(src) && src[start] == ' ' {
+		start++ // most tokens stand behind one
+		l.pos = start
 	}
-	start := l.pos
-	if start >= len(l.src) {
-		return token{tokEnd, start, start}
+	if start < len(src) && is(src[start], classGap) {
+		if !l.skipSpace() {
+			return token{kind: tokBad, start: l.pos, end: len(src)}
+		}
+		start = l.pos
 	}
-	c := l.src[start]
+	if start >= len(src) {
+		return token{kind: tokEnd, start: start, end: start}
+	}
+	c := src[start]
 	switch {
 	case is(c, classLetter):
-		if kind, ok := l.prefixed(c); ok {
-			return token{kind, start, l.pos}
+		if d := l.at(start + 1); d == '\'' || d == '&' {
+			if kind, ok := l.prefixed(c); ok {
+				return token{kind: kind, start: start, end: l.pos}
+			}
 		}
-		i := start + 1
-		for i < len(l.src) && is(l.src[i], classWord) {
-			i++
+		all, i := class[c], start+1
+		for ; i < len(src) && is(src[i], classWord); i++ {
+			all |= class[src[i]]
 		}
 		l.pos = i
-		return token{tokWord, start, i}
+		return token{kind: tokWord, upper: all&classUpper != 0, start: start, end: i}
 	case is(c, classDigit), c == '.' && is(l.at(start+1), classDigit):
-		return token{l.number(), start, l.pos}
+		return token{kind: l.number(), start: start, end: l.pos}
 	case is(c, classOp):
 		i := start + 1
-		for i < len(l.src) && is(l.src[i], classOp) && !l.commentAt(i) {
+		for i < len(src) && is(src[i], classOp) && !l.commentAt(i) {
 			i++
 		}
 		l.pos = i
-		return token{tokOp, start, i}
+		return token{kind: tokOp, start: start, end: i}
 	}
-	return token{l.mark(c), start, l.pos}
+	return token{kind: l.mark(c), start: start, end: l.pos}
 }
 
 // mark reads what starts with neither a letter, a digit nor an operator.
@@ -217,13 +232,10 @@ func commentEnd(src []byte, i int) int {
 	return -1
 }
 
-// prefixed reads a quoted thing with a letter in front of it; false when
-// what stands here is a plain word.
+// prefixed reads a quoted thing with a letter in front of it, c, and a quote or &
+// behind that; false when what stands here is a plain word.
 func (l *lexer) prefixed(c byte) (tokenKind, bool) {
 	next := l.at(l.pos + 1)
-	if next != '\'' && next != '&' {
-		return 0, false
-	}
 	switch lower[c] {
 	case 'e':
 		if next == '\'' {

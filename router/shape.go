@@ -158,8 +158,10 @@ func (s *shaper) put(t token) bool {
 		from := len(s.out)
 		s.out = append(s.out, text...)
 		word := s.out[from:]
-		for i, c := range word {
-			word[i] = lower[c]
+		if t.upper {
+			for i, c := range word {
+				word[i] = lower[c]
+			}
 		}
 		known = wordOf(word)
 		if known == wordBare || known == wordOwn && s.head {
@@ -185,9 +187,13 @@ func (s *shaper) put(t token) bool {
 	case tokParam:
 		s.out = append(s.out, "$1"...)
 	default:
-		s.out = append(s.out, text...)
+		if mark != 0 {
+			s.out = append(s.out, mark)
+			s.bracket(mark)
+		} else {
+			s.out = append(s.out, text...)
+		}
 	}
-	s.bracket(mark)
 	s.last, s.mark, s.word, s.head = t.kind, mark, known, mark == ';'
 	return true
 }
