@@ -247,10 +247,16 @@ func (s *Session) apart(f func() error) (err error) {
 
 func (s *Session) relay() error { return s.io.Loop(s.onClient) }
 
-// log returns a logger that names the session. It is made when it is needed:
-// most sessions log twice.
+// log returns a logger that names the session. It is made when it is needed.
 func (s *Session) log() *slog.Logger {
 	return s.srv.log.With("session", s.id, "client", s.origin.Load().remote.String(), "user", s.user, "database", s.database)
+}
+
+// logLogin is log().Info for the one line that each session writes, without a logger of
+// its own for that, which would take a kilobyte.
+func (s *Session) logLogin(application string) {
+	s.srv.log.Info("client connected", "session", s.id, "client", s.origin.Load().remote.String(), "user", s.user,
+		"database", s.database, "application_name", application)
 }
 
 // goodbyeTimeout is how long a client that is to leave may take to read.

@@ -79,7 +79,7 @@ func (s *Session) login() error {
 	s.srv.logins.Add(1)
 	ok(true)
 	if st.Config.Proxy.LogConnections {
-		s.log().Info("client connected", "application_name", su.Param("application_name"))
+		s.logLogin(su.Param("application_name"))
 	}
 	return nil
 }
