@@ -68,8 +68,11 @@ type Follower interface {
 }
 
 // Owner is the pool that a connection belongs to. The calls come without the
-// connection's mutex held, but for Pin and Unpin, which take no lock.
+// connection's mutex held, but for Dying, Pin and Unpin, which take no lock.
 type Owner interface {
+	// Dying is told that the server has ended a connection, or said that it is about
+	// to, before anybody runs elsewhere what was on it. Discard follows.
+	Dying()
 	Release(c *Conn)            // clean, and lent to nobody
 	Discard(c *Conn, err error) // closed or to be closed; lent to nobody
 	Reset(c *Conn)              // lent to nobody, and clean after Exec("DISCARD ALL")

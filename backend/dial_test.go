@@ -26,6 +26,7 @@ func (o *owner) Release(c *Conn) { o.released <- c }
 func (o *owner) Reset(c *Conn)   { o.Release(c) }
 func (o *owner) Pin(bool) bool   { return true }
 func (o *owner) Unpin()          {}
+func (o *owner) Dying()          {}
 
 func (o *owner) Discard(_ *Conn, err error) { o.discarded <- err }
 

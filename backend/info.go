@@ -92,6 +92,14 @@ func (c *Conn) Params() map[string]string {
 // Dialer's clock.
 func (c *Conn) ReleasedAt() int64 { return c.released.Load() }
 
+// LentAt returns when the connection was last lent, or else opened, on the same
+// clock.
+func (c *Conn) LentAt() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(c.requested, c.born)
+}
+
 // Age and Idle return how long ago the connection was opened and last released.
 func (c *Conn) Age() time.Duration { return time.Duration(c.now() - c.born) }
 

@@ -319,8 +319,7 @@ func AppendProbe(sink Sink, owed []Owed, dst []byte) ([]Owed, []byte) {
 // *wire.Error. After any other error the connection is of no more use.
 func (c *Conn) Exec(sql string, timeout time.Duration) error {
 	c.mu.Lock()
-	if c.lost != nil {
-		err := c.lost
+	if err := errors.Join(c.lost, c.last); err != nil {
 		c.mu.Unlock()
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}

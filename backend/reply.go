@@ -346,6 +346,7 @@ func (c *Conn) retag(h wire.Header, body []byte, s *scan) (forward bool, err err
 // message: the client hears it whatever is owed.
 func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	c.last = e
+	c.owner.Dying()
 	// Who has said goodbye reads nothing any more: what came later is not executed.
 	c.early = c.try.on && c.io.HeardFirst()
 	sink := c.holder
@@ -573,6 +574,7 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.lost = err
+	c.owner.Dying()
 	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(err)
 	if f := c.diedLocked(); f != nil {
 		holder.Failed(f)

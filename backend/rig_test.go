@@ -65,6 +65,7 @@ func (r *rig) Release(*Conn) {
 }
 
 func (r *rig) Reset(c *Conn) { r.Release(c) }
+func (r *rig) Dying()        {}
 func (r *rig) Pin(bool) bool { return true }
 func (r *rig) Unpin()        {}
 

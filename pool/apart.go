@@ -65,6 +65,9 @@ func (a apart) Release(c *backend.Conn) { a.p.Forgo(c) }
 // Reset does not happen either.
 func (a apart) Reset(c *backend.Conn) { a.p.Forgo(c) }
 
+// Dying is told to the pool: what happens to one connection may happen to all.
+func (a apart) Dying() { a.p.Dying() }
+
 // Pin counts nothing: such connections are no client's.
 func (a apart) Pin(bool) bool { return true }
 

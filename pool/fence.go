@@ -14,7 +14,7 @@ import (
 // database in the configuration, "*" for all that fall to the wildcard.
 
 // wariness is for how long after the death of a connection the others of its pool
-// are looked at before they are lent: a server that ends takes all of them along.
+// are in doubt: a server that ends takes all of them along, one after the other.
 const wariness = 2 * time.Second
 
 var errUnread = errors.New("the server has said something, or ended the connection")
@@ -169,14 +169,26 @@ func (s *Set) Drain(ctx context.Context, server string) int {
 // drainTick is how often Drain looks.
 const drainTick = 10 * time.Millisecond
 
-// suspicious looks at a connection that is about to be lent, for a while after
-// another one of its pool has died.
-func (p *Pool) suspicious(c *backend.Conn) bool {
-	if until := p.wary.Load(); p.set.now() > until {
-		p.wary.CompareAndSwap(until, 0)
+// Dying makes the pool wary of its other connections.
+func (p *Pool) Dying() { p.wary.Store(p.set.now()) }
+
+// doubtful reports whether a connection that is about to be lent may be about to
+// end, as another one of its pool has: it has done nothing for anybody since.
+func (p *Pool) doubtful(c *backend.Conn) bool {
+	since := p.wary.Load()
+	if p.set.now()-since > int64(wariness) {
+		p.wary.CompareAndSwap(since, 0)
 		return false
 	}
-	return c.Unread()
+	return c.LentAt() <= since
+}
+
+// ask has a connection that is in doubt show that it is alive.
+func (p *Pool) ask(c *backend.Conn) error {
+	if c.Unread() {
+		return errUnread
+	}
+	return c.Exec("", p.checkTimeout())
 }
 
 // maxBackOff bounds how often the pause after failed logins doubles.

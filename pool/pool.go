@@ -76,7 +76,7 @@ type Pool struct {
 	pinned     atomic.Int64 // connections that session state pins to their clients
 	maxPinned  atomic.Int64
 	checkDelay atomic.Int64 // idle longer than this in ns: checked before it is lent; 0: never
-	wary       atomic.Int64 // until when connections are looked at before they are lent; 0: no reason to
+	wary       atomic.Int64 // when the server has last ended a connection, see doubtful; 0: never, or long ago
 
 	// Guarded by mu.
 	mu          sync.Mutex
@@ -147,9 +147,13 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 			return nil, err
 		}
 		now = at
-		if p.wary.Load() != 0 && p.suspicious(c) {
-			p.Discard(c, errUnread)
-			continue
+		if p.wary.Load() != 0 && p.doubtful(c) {
+			if err := p.ask(c); err != nil {
+				p.Discard(c, err)
+				now = 0
+				continue
+			}
+			now = 0
 		}
 		if w.Primary && c.Standby() {
 			// What it said may be from before its promotion.
@@ -391,7 +395,6 @@ func (p *Pool) Discard(c *backend.Conn, err error) {
 	}
 	p.set.log.Debug("server connection closed", "database", p.Key.Database, "user", p.Key.User, "server", p.Key.Server,
 		"pid", c.PID, "reason", err)
-	p.wary.Store(p.set.now() + int64(wariness))
 	p.closeLocked(c, m)
 }
 

@@ -10,7 +10,8 @@ import (
 // backend/trial.go. Such a statement stands alone: in no transaction, with nothing
 // in front of it and nothing behind it, and it changes nothing of the session.
 
-// maxRuns is how often one statement is run again.
+// maxRuns is how often one statement is run again, which may itself be what its
+// servers die of. A BEGIN is not: see maxUnsent.
 const maxRuns = 3
 
 // unit is a simple query, or a batch up to its Sync.
@@ -76,9 +77,9 @@ func (s *Session) trial(a *assembly, p []byte) {
 		return
 	}
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
-	again := s.db.Several() || u.reads && u.noted != nil && begins(u.noted)
-	if u.keep && (u.stale || standby || again) {
-		s.tried = u.batch
+	begin := u.reads && u.noted != nil && begins(u.noted)
+	if u.keep && (u.stale || standby || begin || s.db.Several()) {
+		s.tried, s.triedBegin = u.batch, begin
 		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby, Instead: s.detour.instead}
 	}
 	u.first = false
@@ -179,8 +180,11 @@ func (s *Session) rerun() error {
 	if canceled {
 		return s.writeLocal(wire.AppendReadyForQuery(errCanceled.Append(nil), wire.TxIdle))
 	}
-	runs := s.detour.runs + 1
-	if runs > maxRuns {
+	runs, most := s.detour.runs+1, maxRuns
+	if f.Cause == backend.CauseDied && s.triedBegin {
+		most = maxUnsent
+	}
+	if runs > most {
 		return s.giveUp(f)
 	}
 	s.detour.runs = runs

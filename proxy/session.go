@@ -64,6 +64,7 @@ type Session struct {
 	shadowing     bool         // the lease was lent for a read that may be compared
 	dropping      bool         // the next Execute takes all names of statements, and more follows in its batch
 	listensThere  bool         // a lease was made to listen itself, and was pinned
+	triedBegin    bool         // what tried tells of is a BEGIN alone
 	rest          int          // bytes left of a message that is relayed (or dropped) in parts
 	begun         *begun       // a BEGIN that no server has heard of yet
 	barrier       *router.Plan // act on it when the statement is complete
@@ -93,7 +94,7 @@ type Session struct {
 	wroteOn       *backend.Conn             // where the last statement that may have called nextval ran
 	unit          unit                      // the statement that is being sent
 	pending       tracked                   // the COMMIT that was sent last, with track_commits
-	tried         uint64                    // the batch of the last one that may be run again
+	tried         uint64                    // the batch of the last one that may be run again, see also triedBegin
 	detour        detour                    // where it must go, or must not, when it is run again
 	catalog       *atomic.Uint64            // of the database, see Server.catalogOf
 	alone         uint64                    // not 0: what it prepares on this lease is nobody else's, see edition
