@@ -224,9 +224,11 @@ func (c *Conn) sendQuestion() {
 // questionedLocked reports whether nothing is owed to s but the answer to a
 // question.
 func (c *Conn) questionedLocked(s Sink) bool {
-	if c.answer == nil || c.holder != s || c.sending || c.lost != nil {
-		return false
-	}
+	return c.answer != nil && c.holder == s && !c.sending && c.lost == nil && c.onlyAnswersLocked()
+}
+
+// onlyAnswersLocked reports whether nothing is owed but the answer to a question.
+func (c *Conn) onlyAnswersLocked() bool {
 	for i := range c.q.n {
 		if !c.q.at(i).Answer {
 			return false

@@ -41,6 +41,12 @@ func (c *Conn) auditDueLocked(now int64) bool {
 	return now-c.audited >= int64(auditPause)
 }
 
+// auditingLocked reports whether nothing is under way but an audit, which the client
+// of the lease has no part in.
+func (c *Conn) auditingLocked() bool {
+	return c.answer != nil && c.answer.ask&askAudit != 0 && c.onlyAnswersLocked()
+}
+
 // auditedLocked compares an answer with what we believe.
 func (c *Conn) auditedLocked(a *response) {
 	c.leases = 0

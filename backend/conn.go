@@ -86,8 +86,9 @@ type Owner interface {
 // ErrGone is returned by Hold and Send when the connection has died.
 var ErrGone = errors.New("server connection is gone")
 
-// ErrUnsent is returned by the first Send of a lease when the connection has died:
-// nothing of it has reached the server, and Sink.Lost is not called.
+// ErrUnsent is returned by the first Send of a lease, and by any before which nothing
+// was open or owed, when the connection has died: nothing of it has reached the server,
+// and Sink.Lost is not called.
 var ErrUnsent = fmt.Errorf("%w before anything was sent", ErrGone)
 
 // Limits bound what a connection does for its clients.
@@ -159,6 +160,7 @@ type Conn struct {
 	fatal     bool              // the holder has been told that
 	fatalTo   Sink              // who it was
 	early     bool              // the server's last words were there before what was sent last
+	spare     bool              // it has ended, which was nothing to its holder: what is sent now was never sent
 	stray     bool              // it was severed while the server was at work
 	params    map[string]string // as last reported
 	login     map[string]string // as reported at login
@@ -326,10 +328,10 @@ type Parcel struct {
 // lent to the calling client and kept with Lend or Hold.
 func (c *Conn) Send(p *Parcel) error {
 	c.mu.Lock()
-	if c.lost != nil || c.last != nil && c.fresh {
+	if c.lost != nil || c.last != nil && (c.fresh || c.spare) {
 		c.sending = false
 		err, gone := errors.Join(c.lost, c.last), ErrGone
-		if c.fresh {
+		if c.fresh || c.spare {
 			gone = ErrUnsent
 		}
 		c.mu.Unlock()
@@ -443,9 +445,14 @@ func (c *Conn) atRestLocked() bool {
 }
 
 // doneLocked reports whether the connection would come free by itself, or would
-// have if the server had not ended it: its end is nothing to the holder.
-func (c *Conn) doneLocked() bool {
-	return !c.sending && !c.batch && c.pin.why == 0 && c.ask == 0 && c.status == wire.TxIdle && c.q.settled()
+// have if the server had not ended it.
+func (c *Conn) doneLocked() bool { return !c.sending && c.spareLocked() }
+
+// spareLocked reports whether the end of the connection is nothing to its holder:
+// all that it has sent is answered, also where its Send has not returned yet, and
+// what it is about to send has gone nowhere.
+func (c *Conn) spareLocked() bool {
+	return !c.batch && c.pin.why == 0 && c.ask == 0 && c.status == wire.TxIdle && (c.q.settled() || c.auditingLocked())
 }
 
 // freeLocked says what is to become of a connection that nobody holds.

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -221,6 +222,64 @@ func TestLastWords(t *testing.T) {
 			r.say(errAdmin)
 			c.heard("E(57P01)")
 			c.isLost(1, true)
+		})
+	})
+	// The goroutine of Send may not have been given the processor since its write.
+	stopped := func(r *rig) (*client, <-chan error) {
+		c := r.lend()
+		p := parcel(c, "Q")
+		done := r.send(p)
+		_, _ = io.ReadFull(r.srv, make([]byte, len(p.Bytes)-1))
+		return c, done
+	}
+	t.Run("before Send has returned", func(t *testing.T) {
+		inBubble(t, Limits{}, func(r *rig) {
+			c, done := stopped(r)
+			r.say(complete, ready)
+			r.say(errAdmin)
+			<-done
+			end(r)
+			c.heard("C(SELECT 1) Z(I)")
+			c.isLost(0, false)
+			if r.conn.Hold(c) {
+				t.Error("held")
+			}
+		})
+	})
+	t.Run("between Hold and Send", func(t *testing.T) {
+		inBubble(t, Limits{}, func(r *rig) {
+			c, done := stopped(r)
+			c.stall = make(chan struct{})
+			r.say(complete, ready)
+			_, _ = r.srv.Read(make([]byte, 1))
+			if err := <-done; err != nil {
+				t.Errorf("send: %v", err)
+			}
+			if !r.conn.Hold(c) {
+				t.Fatal("not held while its answer is written")
+			}
+			close(c.stall)
+			r.say(errAdmin)
+			c.heard("C(SELECT 1) Z(I)")
+			if err := r.conn.Send(parcel(c, "Q")); !errors.Is(err, ErrUnsent) {
+				t.Errorf("send: %v", err)
+			}
+			end(r)
+			c.isLost(0, false)
+		})
+	})
+	t.Run("in an audit", func(t *testing.T) {
+		inBubble(t, Limits{AuditRatio: 1}, func(r *rig) {
+			c := r.ask("Q")
+			r.say(complete, ready)
+			r.hear("PBES")
+			r.say(errAdmin)
+			c.heard("C(SELECT 1) Z(I)")
+			end(r)
+			c.isLost(0, false)
+			if r.conn.Hold(c) {
+				t.Error("held")
+			}
 		})
 	})
 	t.Run("without words", func(t *testing.T) {

@@ -350,7 +350,8 @@ func (c *Conn) lastWords(e *wire.Error, s *scan) (forward bool) {
 	// Who has said goodbye reads nothing any more: what came later is not executed.
 	c.early = c.try.on && c.io.HeardFirst()
 	sink := c.holder
-	if sink == nil || c.fresh || c.adoptingLocked() || c.doneLocked() || c.survivesLocked() || c.try.failed != nil && !c.carriesLocked() {
+	c.spare = sink != nil && c.spareLocked()
+	if sink == nil || c.fresh || c.adoptingLocked() || c.spare || c.survivesLocked() || c.try.failed != nil && !c.carriesLocked() {
 		return false
 	}
 	c.fatal, c.fatalTo = true, sink
@@ -580,7 +581,8 @@ func (c *Conn) fail(err error) {
 		holder.Failed(f)
 		holder = nil
 	}
-	if c.fresh || c.adoptingLocked() || c.last != nil && c.doneLocked() {
+	c.spare = c.spare || c.spareLocked()
+	if c.fresh || c.adoptingLocked() || c.spare {
 		holder = nil // it hears of it from Send or Hold, or has all that it wanted
 	}
 	c.holder = nil

@@ -22,7 +22,7 @@ func (c *Conn) Sever(err error) {
 		holder.Failed(f)
 		holder = nil
 	}
-	if c.fresh {
+	if c.spare = !c.relaying && c.spareLocked(); c.fresh || c.spare {
 		holder = nil // it hears of it from Send
 	}
 	c.holder = nil
