@@ -98,6 +98,12 @@ func TestCheck(t *testing.T) {
 	if code, stdout, _ = call("check", "-offline", "-config", path); code != exitOK || strings.Contains(stdout, "takes") {
 		t.Errorf("offline: exit code %d\n%s", code, stdout)
 	}
+	path = writeConfig(t, c, "default_pool_size = 100\nmax_host_connections = 40", "[users."+appUser+"]\npasswords = [\"another\"]\n")
+	code, stdout, stderr = call("check", "-config", path)
+	if code != exitOK || !strings.Contains(stdout, "pools may open up to 41 connections") || !strings.Contains(stdout, "max_host_connections: 40") ||
+		!strings.Contains(stdout, `users with several secrets, each of which is accepted: ["`+appUser+`"]`) {
+		t.Errorf("with max_host_connections, and the health check: exit code %d\n%s%s", code, stdout, stderr)
+	}
 }
 
 // TestDemo runs the demo for a few seconds: it must do its work on every server
