@@ -88,6 +88,9 @@ func say(w http.ResponseWriter, code int, line string) {
 	_, _ = io.WriteString(w, line+"\n")
 }
 
+// Ready reports whether /readyz says so.
+func (m *Metrics) Ready() bool { return m.unready() == "" }
+
 // unready says in one line why no client should be sent here, or "".
 func (m *Metrics) unready() string {
 	why, cfg := m.closed()

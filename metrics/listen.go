@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log"
@@ -11,8 +12,8 @@ import (
 
 // listener is the HTTP server while it runs.
 type listener struct {
+	net.Listener
 	srv  *http.Server
-	addr net.Addr
 	done chan struct{} // closed when its goroutine has ended
 }
 
@@ -27,18 +28,15 @@ const (
 
 var errListening = errors.New("already listening")
 
-// Listen starts to serve HTTP on an address. Close ends it.
-func (m *Metrics) Listen(addr string) error {
+// Serve serves HTTP on a listener, which it owns. Close ends it.
+func (m *Metrics) Serve(l net.Listener) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.http != nil {
+		_ = l.Close()
 		return errListening
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	h := &listener{addr: l.Addr(), done: make(chan struct{}), srv: &http.Server{
+	h := &listener{Listener: l, done: make(chan struct{}), srv: &http.Server{
 		Handler: m.handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: log.New(io.Discard, "", 0), // what strangers send is not worth a line each
@@ -51,14 +49,26 @@ func (m *Metrics) Listen(addr string) error {
 	return nil
 }
 
-// Addr returns the address that is listened on, or nil.
-func (m *Metrics) Addr() net.Addr {
+// Listener returns what is listened on, or nil.
+func (m *Metrics) Listener() net.Listener {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.http == nil {
 		return nil
 	}
-	return m.http.addr
+	return m.http.Listener
+}
+
+// Leave closes the listener, which is another process's from now on, and lets the
+// requests that are there finish until ctx ends.
+func (m *Metrics) Leave(ctx context.Context) error {
+	m.mu.Lock()
+	h := m.http
+	m.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	return h.srv.Shutdown(ctx)
 }
 
 // Close ends the HTTP server, if there is one, and waits for its goroutine.

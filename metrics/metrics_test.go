@@ -130,7 +130,11 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.Addr = r.Server.Addrs()[0].String()
-	if err := r.Metrics.Listen("127.0.0.1:0"); err != nil {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Metrics.Serve(l); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -150,7 +154,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Get("http://" + r.Metrics.Addr().String() + path)
+	res, err := client.Get("http://" + r.Metrics.Listener().Addr().String() + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +390,7 @@ func TestGarbage(t *testing.T) {
 		"a write":          []byte("DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			nc, err := net.Dial("tcp", r.Metrics.Addr().String())
+			nc, err := net.Dial("tcp", r.Metrics.Listener().Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -411,7 +415,7 @@ func TestSlowHeaders(t *testing.T) {
 	r := newRig(t)
 	var open []net.Conn
 	for range 50 {
-		nc, err := net.Dial("tcp", r.Metrics.Addr().String())
+		nc, err := net.Dial("tcp", r.Metrics.Listener().Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -433,7 +437,7 @@ func TestSlowHeaders(t *testing.T) {
 	if n, err := open[0].Read(make([]byte, 1)); err == nil {
 		t.Errorf("%d bytes after Close", n)
 	}
-	if r.Metrics.Addr() != nil {
-		t.Error("an address after Close")
+	if r.Metrics.Listener() != nil {
+		t.Error("a listener after Close")
 	}
 }

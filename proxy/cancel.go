@@ -1,11 +1,28 @@
 package proxy
 
+import "context"
+
 // cancel serves a CancelRequest. A key that fits nobody is ignored, as
 // PostgreSQL does. It returns when the server has acted on it.
 func (s *Server) cancel(pid uint32, secret []byte) {
-	if !s.Cancel(pid, secret) && !s.passOn(pid, secret) {
-		s.log.Debug("cancel request with an unknown key")
+	if s.Cancel(pid, secret) || s.passOn(pid, secret) {
+		return
 	}
+	if kin := s.kin.Load(); kin != nil {
+		ctx, stop := context.WithTimeout(s.ctx, s.current.Load().Config.Proxy.CancelWaitTimeout)
+		defer stop()
+		if (*kin)(ctx, pid, secret) {
+			return
+		}
+	}
+	s.log.Debug("cancel request with an unknown key")
+}
+
+// SetKin supplies what hands a cancel request to the processes that this one has
+// taken the listeners over from, or given them to. It returns when one has acted on
+// it; known is false if it is nobody's.
+func (s *Server) SetKin(f func(ctx context.Context, pid uint32, secret []byte) (known bool)) {
+	s.kin.Store(&f)
 }
 
 // Cancel ends what a client of this process waits for, if the key is one's, and

@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"net"
 	"slices"
 	"time"
 
@@ -68,7 +67,7 @@ func (s *Server) drain(ctx context.Context, over func() bool) error {
 	}
 	// A peer's cancel requests come through the Unix socket until the last client has
 	// gone.
-	s.stopListening(func(l net.Listener) bool { return s.peerID == 0 || l.Addr().Network() != "unix" })
+	s.stopListening(func(l Socket) bool { return s.peerID == 0 || l.Addr().Network() != "unix" })
 	t := time.NewTicker(drainTick)
 	defer t.Stop()
 	for !over() {
@@ -83,9 +82,9 @@ func (s *Server) drain(ctx context.Context, over func() bool) error {
 
 // stopListening closes the listeners that it is told to. Who comes through the
 // others is no client any more.
-func (s *Server) stopListening(which func(net.Listener) bool) {
+func (s *Server) stopListening(which func(Socket) bool) {
 	s.mu.Lock()
-	var ls, rest []net.Listener
+	var ls, rest []Socket
 	for _, l := range s.listeners {
 		if which(l) {
 			ls = append(ls, l)
@@ -104,7 +103,7 @@ func (s *Server) stopListening(which func(net.Listener) bool) {
 // Close cuts every session and waits for all goroutines.
 func (s *Server) Close() error {
 	s.draining.Store(true)
-	s.stopListening(func(net.Listener) bool { return true })
+	s.stopListening(func(Socket) bool { return true })
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,16 +18,24 @@ import (
 	"pgproxy/config"
 )
 
-// Listen opens the listeners that the configuration names; those that the
-// service manager has opened, if there are any, come instead. On error none stays
-// open.
-func (s *Server) Listen(inherited ...net.Listener) error {
-	ls := inherited
-	if len(ls) == 0 {
-		var err error
-		if ls, err = listenAll(s.ctx, &s.current.Load().Config.Proxy); err != nil {
-			return err
-		}
+// Socket is what clients come to.
+type Socket struct {
+	net.Listener
+	Name string // what it was opened for, as "tcp 127.0.0.1:6432"; Given, if that is not known here
+}
+
+// Given is the Name of the sockets that a service manager has opened. They come in
+// place of all that the configuration names.
+const Given = "given"
+
+// Listen opens the listeners that the configuration names. Those that another
+// process has opened before are used if they are wanted, else closed. On error
+// none stays open.
+func (s *Server) Listen(inherited ...Socket) error {
+	p := &s.current.Load().Config.Proxy
+	ls, err := takeListeners(s.ctx, p, inherited)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
 	}
 	s.mu.Lock()
 	s.listeners = append(s.listeners, ls...)
@@ -39,34 +48,56 @@ func (s *Server) Listen(inherited ...net.Listener) error {
 	return nil
 }
 
-func listenAll(ctx context.Context, cfg *config.Proxy) (ls []net.Listener, err error) {
+// Sockets returns what is listened on.
+func (s *Server) Sockets() []Socket {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.listeners)
+}
+
+// Own makes the files of inherited sockets this server's, which removes them at its
+// end. Before that another process may go on with them.
+func (s *Server) Own() { s.unlinkOnClose(true) }
+
+// Leave closes the listeners as they are another process's from now on: the files of
+// sockets stay. Shutdown comes next.
+func (s *Server) Leave() {
+	s.unlinkOnClose(false)
+	s.stopListening(func(Socket) bool { return true })
+}
+
+func (s *Server) unlinkOnClose(yes bool) {
+	for _, l := range s.Sockets() {
+		if u, ok := l.Listener.(*net.UnixListener); ok && l.Name != Given {
+			u.SetUnlinkOnClose(yes)
+		}
+	}
+}
+
+// takeListeners returns the listeners that a configuration wants. It owns those
+// that are inherited.
+func takeListeners(ctx context.Context, cfg *config.Proxy, inherited []Socket) (ls []Socket, err error) {
 	defer func() {
+		unused := inherited
 		if err != nil {
-			for _, l := range ls {
-				_ = l.Close()
-			}
-			ls, err = nil, fmt.Errorf("listen: %w", err)
+			unused, ls = append(ls, inherited...), nil
+		}
+		for _, l := range unused {
+			_ = l.Close()
 		}
 	}()
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: cfg.TCPKeepalive, Idle: cfg.TCPKeepIdle, Interval: cfg.TCPKeepIntvl, Count: cfg.TCPKeepCnt,
-	}}
-	if cfg.SoReuseport {
-		lc.Control = reusePort
+	names := listenNames(cfg)
+	if slices.ContainsFunc(inherited, func(l Socket) bool { return l.Name == Given }) {
+		names = slices.Repeat([]string{Given}, len(inherited))
 	}
-	for _, a := range cfg.ListenAddr {
-		if a == "*" {
-			a = ""
-		}
-		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(a, strconv.Itoa(cfg.ListenPort)))
-		if err != nil {
-			return ls, err
-		}
-		ls = append(ls, l)
-	}
-	if cfg.UnixSocketDir != "" {
-		l, err := listenUnix(cfg)
-		if err != nil {
+	for _, name := range names {
+		l := Socket{Name: name}
+		if i := slices.IndexFunc(inherited, func(l Socket) bool { return l.Name == name }); i >= 0 {
+			l.Listener = adopt(inherited[i], cfg)
+			inherited = slices.Delete(inherited, i, i+1)
+		} else if name == Given {
+			continue // others than these are not
+		} else if l.Listener, err = open(ctx, cfg, name); err != nil {
 			return ls, err
 		}
 		ls = append(ls, l)
@@ -74,8 +105,63 @@ func listenAll(ctx context.Context, cfg *config.Proxy) (ls []net.Listener, err e
 	return ls, nil
 }
 
-// reusePort lets other processes listen on the same address.
-func reusePort(_, _ string, raw syscall.RawConn) error {
+// listenNames are the Names of all that a configuration wants.
+func listenNames(cfg *config.Proxy) (names []string) {
+	for _, a := range cfg.ListenAddr {
+		if a == "*" {
+			a = ""
+		}
+		names = append(names, "tcp "+net.JoinHostPort(a, strconv.Itoa(cfg.ListenPort)))
+	}
+	if cfg.UnixSocketDir != "" {
+		names = append(names, "unix "+socketPath(cfg))
+	}
+	return names
+}
+
+// open opens a listener by its Name.
+func open(ctx context.Context, cfg *config.Proxy, name string) (net.Listener, error) {
+	network, addr, _ := strings.Cut(name, " ")
+	if network == "unix" {
+		return listenUnix(cfg)
+	}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive(cfg)}
+	if cfg.SoReuseport {
+		lc.Control = ReusePort
+	}
+	return lc.Listen(ctx, network, addr)
+}
+
+func keepAlive(cfg *config.Proxy) net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: cfg.TCPKeepalive, Idle: cfg.TCPKeepIdle, Interval: cfg.TCPKeepIntvl, Count: cfg.TCPKeepCnt}
+}
+
+// adopt makes an inherited listener like one that was opened here.
+func adopt(l Socket, cfg *config.Proxy) net.Listener {
+	if tcp, ok := l.Listener.(*net.TCPListener); ok {
+		return &adopted{tcp, keepAlive(cfg)}
+	}
+	return l.Listener
+}
+
+// adopted is a listener that sets up its connections as a net.ListenConfig does.
+type adopted struct {
+	*net.TCPListener
+	keepAlive net.KeepAliveConfig
+}
+
+// Accept implements net.Listener.
+func (l *adopted) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetKeepAliveConfig(l.keepAlive)
+	return c, nil
+}
+
+// ReusePort lets other processes listen on the same address.
+func ReusePort(_, _ string, raw syscall.RawConn) error {
 	var serr error
 	err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 	return errors.Join(err, serr)

@@ -94,6 +94,7 @@ type Server struct {
 	goes     sync.WaitGroup // accept loops, sessions, the sweeper
 
 	console  atomic.Pointer[Console]
+	kin      atomic.Pointer[func(ctx context.Context, pid uint32, secret []byte) bool]
 	current  atomic.Pointer[Settings]
 	routes   routes
 	shadow   shadow
@@ -117,7 +118,7 @@ type Server struct {
 	// Guarded by mu.
 	mu        sync.RWMutex
 	sessions  map[uint32]*Session
-	listeners []net.Listener
+	listeners []Socket
 	disabled  map[string]bool
 	refusing  bool // takes cancel requests only
 	closed    bool

@@ -37,7 +37,10 @@ type app struct {
 	metrics *metrics.Metrics
 	stop    chan string // the console's SHUTDOWN, with its mode
 
-	resolver backend.Resolver
+	resolver   backend.Resolver
+	succession *succession
+	retired    bool   // another process has taken over; the main goroutine's
+	httpName   string // what HTTP is listened on for
 
 	reloading sync.Mutex // one reload at a time
 
@@ -49,14 +52,17 @@ type app struct {
 // appOptions are what a process has besides its configuration.
 type appOptions struct {
 	logs      *logs                                                    // to be set up as the configuration says
-	listeners []net.Listener                                           // of the service manager
+	listeners []proxy.Socket                                           // of the service manager, or of another process
+	http      net.Listener                                             // of another process; nil: none
+	httpName  string                                                   // what that was opened for
+	heir      bool                                                     // another process serves until this one does
 	lookup    func(ctx context.Context, host string) ([]string, error) // of names; nil: as the system does
 }
 
 // newApp builds a proxy and opens its listeners. On error nothing is left
 // running. It does not wait for servers: clients do, when they need one.
 func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) {
-	a := &app{log: log, logs: opt.logs, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1)}
+	a := &app{log: log, logs: opt.logs, loads: make(map[string]*atomic.Int64), stop: make(chan string, 1), succession: newSuccession()}
 	a.resolver.Lookup = opt.lookup
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
@@ -85,7 +91,10 @@ func newApp(cfg *config.Config, log *slog.Logger, opt appOptions) (*app, error) 
 		},
 	})
 	a.server.SetConsole(a.console)
-	if err := a.listen(cfg, opt.listeners); err != nil {
+	if opt.heir {
+		a.awaitServers()
+	}
+	if err := a.listen(cfg, opt); err != nil {
 		ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
 		defer done()
 		return nil, errors.Join(err, a.close(ctx))
@@ -159,14 +168,31 @@ func loadUsers(cfg *config.Config) (*auth.Userlist, error) {
 	return users.With(cfg.Users)
 }
 
-func (a *app) listen(cfg *config.Config, inherited []net.Listener) error {
-	if addr := cfg.Proxy.HTTPListen; addr != "" {
-		if err := a.metrics.Listen(addr); err != nil {
+func (a *app) listen(cfg *config.Config, opt appOptions) error {
+	l := opt.http
+	if addr := cfg.Proxy.HTTPListen; l != nil && addr != opt.httpName {
+		_ = l.Close()
+		l = nil
+	}
+	if a.httpName = cfg.Proxy.HTTPListen; a.httpName != "" {
+		if l == nil {
+			lc := net.ListenConfig{}
+			if cfg.Proxy.SoReuseport {
+				lc.Control = proxy.ReusePort
+			}
+			var err error
+			if l, err = lc.Listen(context.Background(), "tcp", a.httpName); err != nil {
+				closeAll(opt.listeners)
+				return fmt.Errorf("http_listen: %w", err)
+			}
+		}
+		if err := a.metrics.Serve(l); err != nil {
+			closeAll(opt.listeners)
 			return fmt.Errorf("http_listen: %w", err)
 		}
-		a.log.Info("serving metrics and health", "address", a.metrics.Addr().String())
+		a.log.Info("serving metrics and health", "address", l.Addr().String())
 	}
-	return a.server.Listen(inherited...)
+	return a.server.Listen(opt.listeners...)
 }
 
 // config is the configuration in force.

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"pgproxy/config"
 )
 
 // become makes the process that of another role of the operating system, with
@@ -52,15 +54,14 @@ func become(name string) error {
 // checkPIDFile refuses to start beside a process that has written the file, and
 // removes the file of one that is gone.
 func checkPIDFile(path string) error {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	pid, err := readPIDFile(path)
+	var failed *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
+	case errors.As(err, &failed):
 		return fmt.Errorf("pidfile: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+	case err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH):
 		return fmt.Errorf("pidfile '%s' exists, another instance running?", path)
 	}
 	if err := os.Remove(path); err != nil {
@@ -69,22 +70,89 @@ func checkPIDFile(path string) error {
 	return nil
 }
 
-// writePIDFile writes the process's id; remove takes the file away again.
-func writePIDFile(path string) (remove func(), err error) {
+// writePIDFile writes the process's id.
+func writePIDFile(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("pidfile: %w", err)
+		return fmt.Errorf("pidfile: %w", err)
 	}
 	_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("pidfile: %w", errors.Join(err, os.Remove(path)))
+		return fmt.Errorf("pidfile: %w", errors.Join(err, os.Remove(path)))
 	}
-	return func() { _ = os.Remove(path) }, nil
+	return nil
 }
 
-// inBackground says to a process that it is the one that -d has started: its
-// descriptor 3 takes what is to be told before it serves.
-const inBackground = "PGPROXY_BACKGROUND"
+// replacePIDFile writes the process's id over that of another.
+func replacePIDFile(path string) error {
+	next := path + ".new"
+	_ = os.Remove(next)
+	if err := writePIDFile(next); err != nil {
+		return err
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("pidfile: %w", errors.Join(err, os.Remove(next)))
+	}
+	return nil
+}
+
+// removePIDFile takes the file away, unless it is another process's by now.
+func removePIDFile(path string) {
+	if ownsPIDFile(path) {
+		_ = os.Remove(path)
+	}
+}
+
+func ownsPIDFile(path string) bool {
+	pid, err := readPIDFile(path)
+	return err == nil && pid == os.Getpid()
+}
+
+func readPIDFile(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil && pid <= 0 {
+		err = strconv.ErrRange
+	}
+	return pid, err
+}
+
+// runningProcess returns the process that runs with a configuration.
+func runningProcess(path string) (int, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return 0, err
+	}
+	file := cfg.Proxy.PidFile
+	if file == "" {
+		return 0, fmt.Errorf("%s has no pidfile: name the process with -pid", path)
+	}
+	pid, err := readPIDFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("pidfile: %w", err)
+	}
+	return pid, nil
+}
+
+// inBackground says to a process that another waits for it to serve, be it for -d or
+// for an upgrade: descriptor parentFD takes what is to be told until then.
+const (
+	inBackground = "PGPROXY_BACKGROUND"
+	parentFD     = 3
+)
+
+// parent returns who waits for this process to serve; nil: nobody.
+func parent() *os.File {
+	if os.Getenv(inBackground) == "" {
+		return nil
+	}
+	_ = os.Unsetenv(inBackground)
+	syscall.CloseOnExec(parentFD)
+	return os.NewFile(parentFD, "parent")
+}
 
 // isReady is what the process says when it serves.
 const isReady = "ready\n"

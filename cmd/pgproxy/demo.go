@@ -123,7 +123,7 @@ func (a *app) demoRun(ctx context.Context, opt demoOptions, stdout io.Writer) er
 	head := []string{
 		"application   " + psql(demoUser, demoDatabase),
 		"console       " + psql(demoAdmin, "pgproxy") + " -c \"SHOW POOLS\"",
-		"metrics       http://" + a.metrics.Addr().String() + "/metrics   (also /healthz and /readyz)",
+		"metrics       http://" + a.metrics.Listener().Addr().String() + "/metrics   (also /healthz and /readyz)",
 		"try           SHOW pgproxy.route; after a statement: where it went, and why",
 	}
 	var load *demoLoad

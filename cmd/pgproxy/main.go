@@ -27,6 +27,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "-config FILE", "serve clients as FILE says", runCommand},
+		{"upgrade", "[-config FILE | -pid PID]", "have a running pgproxy replaced by the program that is installed now, without refusing a client", upgradeCommand},
 		{"check", "-config FILE", "say what is wrong or risky in FILE, and compare pool sizes with max_connections", checkCommand},
 		{"convert", "FILE.ini", "print a pgbouncer.ini as the TOML that means the same", convertCommand},
 		{"route", "[-config FILE] 'SQL'", "say where a statement would go, and why", routeCommand},

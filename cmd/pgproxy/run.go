@@ -28,12 +28,16 @@ func runCommand(args []string, _, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pgproxy run: %q is too much: the file is named with -config\n", fs.Arg(0))
 		return exitUsage
 	}
-	cfg, err := config.Load(*path)
-	if err != nil {
-		fmt.Fprintf(stderr, "%v\n", err)
+	l := &launch{stderr: stderr, log: stderr}
+	if l.parent = parent(); l.parent != nil {
+		l.stderr = l.parent
+	}
+	var err error
+	if l.cfg, err = config.Load(*path); err != nil {
+		fmt.Fprintf(l.stderr, "%v\n", err)
 		return exitUsage
 	}
-	return (&launch{cfg: cfg, stderr: stderr, log: stderr}).run()
+	return l.run()
 }
 
 // bouncerCommand is pgproxy called as PgBouncer is: [OPTION]... FILE.
@@ -54,11 +58,11 @@ func bouncerCommand(args []string, stdout, stderr io.Writer) int {
 	if o.quiet {
 		l.log = nil
 	}
-	if o.daemon && os.Getenv(inBackground) != "" {
-		l.parent = os.NewFile(3, "parent")
-		l.stderr, l.log = l.parent, nil
-		syscall.CloseOnExec(3)
-		_ = os.Unsetenv(inBackground)
+	if l.parent = parent(); l.parent != nil {
+		l.stderr = l.parent
+	}
+	if o.daemon && l.parent != nil {
+		l.log = nil
 	}
 	if l.cfg, err = config.Load(o.file); err != nil {
 		fmt.Fprintf(l.stderr, "%v\n", err)
@@ -83,12 +87,14 @@ type launch struct {
 	stderr  io.Writer // what is said before the log is ready
 	log     io.Writer // the log, besides file and syslog; nil: nowhere
 	parent  *os.File  // who waits for this process to be ready; nil: nobody
+	heir    *heritage // what it takes over; nil: nothing
 }
 
 // run serves until a signal or the console ends the process, and returns its
 // exit code.
 func (l *launch) run() int {
-	if err := l.prepare(); err != nil {
+	err := l.prepare()
+	if err != nil {
 		fmt.Fprintf(l.stderr, "pgproxy: %v\n", err)
 		return exitFailed
 	}
@@ -102,7 +108,7 @@ func (l *launch) run() int {
 			return exitFailed
 		}
 	}
-	err := l.serve(log)
+	err = l.serve(log)
 	var never startError
 	switch {
 	case errors.As(err, &never):
@@ -127,6 +133,10 @@ func (e startError) Unwrap() error { return e.error }
 // prepare does what comes before anything is opened.
 func (l *launch) prepare() error {
 	p := &l.cfg.Proxy
+	var err error
+	if l.heir, err = inheritance(); err != nil {
+		return err
+	}
 	name := cmp.Or(l.user, p.User)
 	if name != "" {
 		if err := become(name); err != nil {
@@ -136,13 +146,22 @@ func (l *launch) prepare() error {
 	if l.cfg.INI() && os.Getuid() == 0 && name == "" {
 		return errors.New("should not run as root: want -u USER, or user in the configuration, which may be root if it has to be")
 	}
-	if l.reboot && servedSocket(p.UnixSocketDir, p.ListenPort) {
-		return errors.New("online restart (-R) is not supported: set so_reuseport = 1, start the new process beside the old one, and end that with SIGTERM")
+	if l.heir != nil {
+		l.reboot = false
 	}
-	if p.PidFile != "" {
+	if l.reboot && servedSocket(p.UnixSocketDir, p.ListenPort) {
+		return errors.New("online restart (-R) is not supported: \"pgproxy upgrade\" replaces the running process; or set so_reuseport = 1, start the new one beside it, and end the old one with SIGTERM")
+	}
+	if p.PidFile != "" && !l.inheritsPIDFile() {
 		return checkPIDFile(p.PidFile)
 	}
 	return nil
+}
+
+// inheritsPIDFile tells whether the pidfile is that of the process that this one
+// takes over from.
+func (l *launch) inheritsPIDFile() bool {
+	return l.heir != nil && l.heir.PIDFile == l.cfg.Proxy.PidFile
 }
 
 // serve is run with a log.
@@ -152,29 +171,32 @@ func (l *launch) serve(log *logs) error {
 		return startError{err}
 	}
 	defer stopProfile()
-	inherited, err := inheritedListeners()
-	if err != nil {
+	opt := appOptions{logs: log}
+	if l.heir != nil {
+		opt.heir, opt.listeners, opt.http = true, l.heir.listeners, l.heir.http
+		if l.heir.HTTP != nil {
+			opt.httpName = l.heir.HTTP.Name
+		}
+	} else if opt.listeners, err = givenListeners(); err != nil {
 		return startError{err}
 	}
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR2)
 	if l.cfg.INI() {
-		signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+		signal.Notify(signals, syscall.SIGUSR1)
 	}
 	defer signal.Stop(signals)
-	a, err := newApp(l.cfg, log.Logger, appOptions{logs: log, listeners: inherited})
+	a, err := newApp(l.cfg, log.Logger, opt)
 	if err != nil {
 		return startError{err}
 	}
-	if file := l.cfg.Proxy.PidFile; file != "" {
-		remove, err := writePIDFile(file)
-		if err != nil {
-			end, stop := context.WithTimeout(context.Background(), closeTimeout)
-			defer stop()
-			return startError{errors.Join(err, a.close(end))}
-		}
-		defer remove()
+	leave, err := a.succeed(l)
+	if err != nil {
+		end, stop := context.WithTimeout(context.Background(), closeTimeout)
+		defer stop()
+		return startError{errors.Join(err, a.close(end))}
 	}
+	defer leave()
 	if l.reboot {
 		log.Warn("-R is not supported; there was no old process to take over from")
 	}
@@ -188,11 +210,14 @@ func (l *launch) serve(log *logs) error {
 	governed := governProcs(ctx, log.Logger)
 	defer func() { stop(); <-governed }()
 	log.Info("started", "version", fullVersion(), "config", l.cfg.Path, "pid", os.Getpid())
-	a.notify("READY=1")
+	if l.heir == nil {
+		a.notify("READY=1") // else it is the old process that the service manager hears
+	}
 	if l.parent != nil {
 		_, _ = io.WriteString(l.parent, isReady)
 		_ = l.parent.Close()
 	}
+	a.server.Own()
 	return a.serve(signals)
 }
 
@@ -216,13 +241,21 @@ func startProfile(path string) (stop func(), err error) {
 
 // serve acts on signals, and on the console's SHUTDOWN, until one of them ends
 // the process. SIGHUP reloads; SIGTERM and SIGINT drain, SIGINT a second time
-// and SIGQUIT cut. With a pgbouncer.ini SIGTERM waits for the clients to leave,
-// a second one cuts, and SIGUSR1 and SIGUSR2 are PAUSE and RESUME.
+// and SIGQUIT cut; SIGUSR2 starts the program anew. With a pgbouncer.ini SIGTERM
+// waits for the clients to leave, a second one cuts, and SIGUSR1 and SIGUSR2 are
+// PAUSE and RESUME.
 func (a *app) serve(signals <-chan os.Signal) error {
+	over := a.succession.end
+	defer a.succession.goes.Wait()
+	defer over()
 	for {
 		select {
 		case mode := <-a.stop:
+			over()
 			return a.shutdown(mode, signals)
+		case heir := <-a.succession.heir:
+			over()
+			return a.retire(heir, signals)
 		case sig := <-signals:
 			switch sig {
 			case syscall.SIGHUP:
@@ -231,13 +264,19 @@ func (a *app) serve(signals <-chan os.Signal) error {
 				_ = a.reload(a.config().Path) // it has logged its error
 				a.notify("READY=1")
 			case syscall.SIGQUIT:
+				over()
 				a.log.Info("ending at once", "signal", sig.String())
 				return a.shutdown("", signals)
 			case syscall.SIGUSR1:
 				a.pause()
 			case syscall.SIGUSR2:
-				a.resume()
+				if a.config().INI() {
+					a.resume()
+				} else {
+					a.succession.goes.Go(func() { _, _ = a.upgrade(a.succession.over) }) // it logs its error
+				}
 			default:
+				over()
 				mode := "WAIT_FOR_SERVERS"
 				if sig == syscall.SIGTERM && a.config().INI() {
 					mode = "WAIT_FOR_CLIENTS"
@@ -271,6 +310,9 @@ func (a *app) resume() {
 
 // notify tells the service manager.
 func (a *app) notify(state string) {
+	if a.retired { // that has another main process by now
+		return
+	}
 	if err := notify(state); err != nil {
 		a.log.Warn("the service manager could not be told", "state", state, "error", err)
 	}

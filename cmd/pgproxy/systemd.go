@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pgproxy/proxy"
 )
 
 // What systemd and its like agree on with the programs that they start; see
@@ -42,9 +44,9 @@ func reloadingState() string {
 // firstListenFD is SD_LISTEN_FDS_START.
 const firstListenFD = 3
 
-// inheritedListeners takes over the sockets that the service manager has opened
-// for this process.
-func inheritedListeners() ([]net.Listener, error) {
+// givenListeners takes over the sockets that the service manager has opened for
+// this process.
+func givenListeners() ([]proxy.Socket, error) {
 	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if pid != os.Getpid() || n <= 0 {
@@ -53,18 +55,34 @@ func inheritedListeners() ([]net.Listener, error) {
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		_ = os.Unsetenv(name) // they are not for programs that this one starts
 	}
-	var ls []net.Listener
+	var ls []proxy.Socket
 	for fd := firstListenFD; fd < firstListenFD+n; fd++ {
-		f := os.NewFile(uintptr(fd), "LISTEN_FD_"+strconv.Itoa(fd))
-		l, err := net.FileListener(f)
-		_ = f.Close()
+		l, err := listenerOf(fd)
 		if err != nil {
-			for _, l := range ls {
-				_ = l.Close()
-			}
-			return nil, fmt.Errorf("LISTEN_FDS: descriptor %d: %w", fd, err)
+			closeAll(ls)
+			return nil, fmt.Errorf("LISTEN_FDS: %w", err)
 		}
-		ls = append(ls, l)
+		ls = append(ls, proxy.Socket{Listener: l, Name: proxy.Given})
 	}
 	return ls, nil
+}
+
+// listenerOf makes a listener of a descriptor, which it takes over.
+func listenerOf(fd int) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), "listener "+strconv.Itoa(fd))
+	if f == nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, os.ErrInvalid)
+	}
+	defer func() { _ = f.Close() }()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	return l, nil
+}
+
+func closeAll(ls []proxy.Socket) {
+	for _, l := range ls {
+		_ = l.Close()
+	}
 }
