@@ -65,6 +65,7 @@ func (s *Server) drain(ctx context.Context, over func() bool) error {
 			return s.Close()
 		}
 	}
+	s.steer(ctx)
 	// A peer's cancel requests come through the Unix socket until the last client has
 	// gone.
 	s.stopListening(func(l Socket) bool { return s.peerID == 0 || l.Addr().Network() != "unix" })
@@ -81,7 +82,7 @@ func (s *Server) drain(ctx context.Context, over func() bool) error {
 }
 
 // stopListening closes the listeners that it is told to. Who comes through the
-// others is no client any more.
+// others, which are Unix sockets, is no client any more.
 func (s *Server) stopListening(which func(Socket) bool) {
 	s.mu.Lock()
 	var ls, rest []Socket
@@ -93,7 +94,7 @@ func (s *Server) stopListening(which func(Socket) bool) {
 		}
 	}
 	s.listeners = rest
-	s.refusing = true
+	s.refusing = len(rest) > 0
 	s.mu.Unlock()
 	for _, l := range ls {
 		_ = l.Close()

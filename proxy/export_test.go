@@ -18,3 +18,6 @@ func NewPace(at time.Time) *Pace { return &pace{last: at} }
 
 // Allows returns how many of n may go.
 func (p *pace) Allows(rate, n int, now time.Time) int { return p.allows(rate, n, now) }
+
+// SharersIn counts the sockets that share the address of one.
+var SharersIn = sharersIn

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,9 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"pgproxy/config"
 )
@@ -40,6 +36,7 @@ func (s *Server) Listen(inherited ...Socket) error {
 	s.mu.Lock()
 	s.listeners = append(s.listeners, ls...)
 	s.mu.Unlock()
+	s.unsteerAll()
 	for _, l := range ls {
 		s.log.Info("listening", "address", l.Addr().String())
 		s.goes.Add(1)
@@ -128,6 +125,7 @@ func open(ctx context.Context, cfg *config.Proxy, name string) (net.Listener, er
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive(cfg)}
 	if cfg.SoReuseport {
 		lc.Control = ReusePort
+		lc.SetMultipathTCP(false) // whose sockets cannot be steered
 	}
 	return lc.Listen(ctx, network, addr)
 }
@@ -158,13 +156,6 @@ func (l *adopted) Accept() (net.Conn, error) {
 	}
 	_ = c.SetKeepAliveConfig(l.keepAlive)
 	return c, nil
-}
-
-// ReusePort lets other processes listen on the same address.
-func ReusePort(_, _ string, raw syscall.RawConn) error {
-	var serr error
-	err := raw.Control(func(fd uintptr) { serr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
-	return errors.Join(err, serr)
 }
 
 // socketPath is the name of the Unix socket.

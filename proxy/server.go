@@ -120,7 +120,7 @@ type Server struct {
 	sessions  map[uint32]*Session
 	listeners []Socket
 	disabled  map[string]bool
-	refusing  bool // takes cancel requests only
+	refusing  bool // the Unix sockets take cancel requests only
 	closed    bool
 
 	byDatabase, byUser counts // clients that have logged in
@@ -211,7 +211,7 @@ func (s *Server) accept(l net.Listener) {
 func (s *Server) Serve(nc net.Conn) {
 	ses := newSession(s, nc)
 	s.mu.Lock()
-	ses.late = s.refusing
+	ses.late = s.refusing && nc.LocalAddr().Network() == "unix"
 	if s.closed || s.peerID != 0 && len(s.sessions) >= maxSessions {
 		s.mu.Unlock()
 		_ = nc.Close()

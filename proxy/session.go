@@ -35,7 +35,6 @@ type Session struct {
 	pid   uint32   // ours, in the cancel key
 	nc    net.Conn // the socket
 	since time.Time
-	late  bool // came when the server took no clients any more
 	// Of the configuration that was in force when the client came; nil: no TLS.
 	tlsConfig *tls.Config
 
@@ -49,6 +48,7 @@ type Session struct {
 	heldMax  int               // longest message in bytes that io can hold
 	base     *backend.Settings // from the startup packet
 	admitted bool              // counted among the clients of its database and user; guarded by srv.mu
+	late     bool              // came when the server took no clients any more
 	welcomed atomic.Bool
 
 	// Owned by the session's goroutine.

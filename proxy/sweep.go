@@ -10,17 +10,23 @@ import (
 // timeouts, and how long a client that left unseen may stay.
 const sweepInterval = time.Second
 
+// unsteerSweeps is how often what a process on the same port has left is taken away.
+const unsteerSweeps = 10
+
 // sweep enforces the timeouts of sessions and finds clients that have gone
 // unseen. It ends with the server.
 func (s *Server) sweep() {
 	defer s.goes.Done()
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-t.C:
+		}
+		if n%unsteerSweeps == 0 {
+			s.unsteerAll()
 		}
 		s.asker.tidy(false)
 		s.shadow.tidy(false)

@@ -341,3 +341,108 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 }
+
+// TestUpgradeFails: whatever keeps the new process from serving is said, and the old
+// one goes on.
+func TestUpgradeFails(t *testing.T) {
+	c := appCluster(t)
+	dir := t.TempDir()
+	path := writeConfig(t, c, fmt.Sprintf("unix_socket_dir = %q\npidfile = %q\n", dir, filepath.Join(dir, "pid")), "")
+	p := startAncestor(t, "run", "-config", path)
+	p.await(started)
+	addr := p.await(listening)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	upgrade := func() (int, string) {
+		var out, says bytes.Buffer
+		code := dispatch([]string{"upgrade", "-pid", strconv.Itoa(p.cmd.Process.Pid)}, &out, &says)
+		return code, out.String() + says.String()
+	}
+	for _, v := range []struct{ text, want string }{
+		{"[proxy]\npool_sise = 3\n", path + ":2: proxy.pool_sise: unknown key"},
+		{strings.Replace(string(good), "userlist.txt", "nobody.txt", 1), "nobody.txt: no such file"},
+		{strings.Replace(string(good), `http_listen = "127.0.0.1:0"`, fmt.Sprintf("http_listen = %q", busy.Addr()), 1), "address already in use"},
+		{strings.Replace(string(good), "/pid\"", "/no/pid\"", 1), "pidfile: "},
+	} {
+		put(t, path, v.text)
+		if code, says := upgrade(); code != exitFailed || !strings.Contains(says, v.want) {
+			t.Errorf("code %d, and %q is not in %s", code, v.want, says)
+		}
+	}
+	p.signal(syscall.SIGUSR2)
+	eventually(t, 20*time.Second, "the log tells", func() bool {
+		return strings.Count(p.logs.String(), `msg="upgrade failed: this process goes on" error=`) == 5
+	})
+	one(t, connect(t, p.dsn(addr)), "SELECT '1'")
+	if sockets, _ := filepath.Glob(filepath.Join(dir, ".s.PGSQL.*")); len(sockets) != 1 {
+		t.Errorf("sockets: %q", sockets)
+	}
+	if pid, err := readPIDFile(filepath.Join(dir, "pid")); err != nil || pid != p.cmd.Process.Pid {
+		t.Errorf("the pidfile has %d (%v), want %d", pid, err, p.cmd.Process.Pid)
+	}
+	put(t, path, string(good))
+	if code, says := upgrade(); code != exitOK {
+		t.Errorf("code %d: %s", code, says)
+	}
+	p.awaitHeir(1)
+	if code := p.exit(20 * time.Second); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if code, says := upgrade(); code != exitFailed || !strings.Contains(says, errNoControl.Error()) {
+		t.Errorf("of a process that has ended: %d %s", code, says)
+	}
+	one(t, connect(t, p.dsn(addr)), "SELECT '1'")
+}
+
+// TestUpgradeTellsServiceManager: the service manager hears which process is the
+// main one, and its sockets go along. With a pgbouncer.ini SIGUSR2 is RESUME.
+func TestUpgradeTellsServiceManager(t *testing.T) {
+	c := appCluster(t)
+	path, dir := writeINI(t, c, "")
+	notices, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = notices.Close() }()
+	notice := func(want string) {
+		t.Helper()
+		_ = notices.SetReadDeadline(time.Now().Add(20 * time.Second))
+		buf := make([]byte, 512)
+		n, err := notices.Read(buf)
+		if err != nil || string(buf[:n]) != want {
+			t.Fatalf("told %q (%v), want %q", buf[:n], err, want)
+		}
+	}
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "notify"))
+	p := startAncestor(t, "-u", me(t), path)
+	log := filepath.Join(dir, "log")
+	notice("READY=1")
+	p.signal(syscall.SIGUSR2)
+	p.await(regexp.MustCompile(`msg="SIGUSR2, but (not paused)"`))
+	var out, says bytes.Buffer
+	if code := dispatch([]string{"upgrade", "-config", path}, &out, &says); code != exitOK {
+		t.Fatalf("pgproxy upgrade: %d %s", code, says.String())
+	}
+	heir := p.awaitHeir(1)
+	notice(fmt.Sprintf("MAINPID=%d\nREADY=1", heir))
+	if code := p.exit(20 * time.Second); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	one(t, iniConn(t, path, "127.0.0.1", appUser, "app"), "SELECT '1'")
+	one(t, iniConn(t, path, "", "pgbouncer", "pgbouncer"), "SHOW VERSION")
+	if err := syscall.Kill(heir, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	notice("STOPPING=1")
+	eventually(t, 20*time.Second, "the end of the heir", func() bool { return gone(heir) })
+	if text, err := os.ReadFile(log); err != nil || strings.Count(string(text), "msg=stopped") != 2 {
+		t.Errorf("the logfile (%v): %s", err, text)
+	}
+}
