@@ -292,6 +292,31 @@ func TestLastWords(t *testing.T) {
 			r.owner(0, 1)
 		})
 	})
+	// A client that has its answer loses nothing with a connection that is only being
+	// audited, however that ends: its next statement goes over another one.
+	for name, ends := range map[string]func(r *rig){
+		"during an audit":                func(r *rig) { r.say(errAdmin) },
+		"during an audit, without words": end,
+		"cut off during an audit":        func(r *rig) { r.conn.Sever(errors.New("fenced")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, Limits{AuditRatio: 1}, func(r *rig) {
+				c := r.ask("Q")
+				r.say(complete, ready)
+				c.heard("C(SELECT 1) Z(I)")
+				r.hear("PBES")
+				held := make(chan bool)
+				go func() { held <- r.conn.Hold(c) }()
+				synctest.Wait()
+				ends(r)
+				if <-held {
+					t.Error("still held")
+				}
+				c.heard("")
+				c.isLost(0, false)
+			})
+		})
+	}
 	t.Run("long", func(t *testing.T) {
 		inBubble(t, Limits{}, func(r *rig) {
 			c := r.ask("Q")
