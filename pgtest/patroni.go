@@ -329,6 +329,8 @@ func (p *Patroni) WaitStreaming(ctx context.Context) error {
 	}
 }
 
+var errNotStreaming = errors.New("its walreceiver is not there")
+
 func (p *Patroni) streaming(ctx context.Context) error {
 	var answer struct {
 		Members []struct {
@@ -361,7 +363,7 @@ func (p *Patroni) streaming(ctx context.Context) error {
 	for _, n := range p.Nodes() {
 		if n.Name != leader {
 			if ok, err := n.Value(ctx, "postgres", "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')"); err != nil || ok != "t" {
-				return fmt.Errorf("%s does not stream (%v)", n.Name, err)
+				return fmt.Errorf("%s does not stream: %w", n.Name, errors.Join(err, errNotStreaming))
 			}
 		}
 	}

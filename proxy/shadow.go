@@ -118,8 +118,8 @@ type shadowLogin struct {
 
 // reaches reports whether there is a login for a server: its address and its index
 // now.
-func (j *shadowJob) reaches(i int, addr string) bool {
-	return i < len(j.logins) && j.logins[i].login.Server.Addr() == addr
+func (job *shadowJob) reaches(i int, addr string) bool {
+	return i < len(job.logins) && job.logins[i].login.Server.Addr() == addr
 }
 
 // boundParams are what Parse and Bind give beside the text.

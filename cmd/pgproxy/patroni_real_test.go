@@ -14,7 +14,7 @@ import (
 	"pgproxy/router"
 )
 
-// Real Patronis with an etcd, for "make patroni". Elsewhere only patroni_test.go's
+// Real members of Patroni with an etcd, for "make patroni". Elsewhere only patroni_test.go's
 // fake is tested.
 
 var patroniRounds = flag.Int("patroni", 0, "`rounds` of switchovers and killed leaders under a real Patroni")
