@@ -462,3 +462,27 @@ func TestRefusalsWorkAlike(t *testing.T) {
 		t.Errorf("a right password: %v", err)
 	}
 }
+
+// TestStormDerivesNothing: with SCRAM a login costs no PBKDF2, whether the password
+// is right or wrong: that of a plain secret is done once for each user. It shows when
+// no processor is to be had.
+func TestStormDerivesNothing(t *testing.T) {
+	a := New(config.AuthSCRAM, users(t, "plain", "pw", "scram", scramSecret("pw", "0123456789abcdef", 4096)), nil, nil)
+	if _, err := try(t, a, &client{user: "plain", password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(a.slots) {
+		a.slots <- struct{}{}
+	}
+	var all sync.WaitGroup
+	for i := range 200 {
+		all.Go(func() {
+			user, password := []string{"plain", "scram", "nobody"}[i%3], []string{"pw", "wrong"}[i%2]
+			_, err := try(t, a, &client{user: user, password: password})
+			if want := password == "pw" && user != "nobody"; (err == nil) != want || err != nil && !errors.Is(err, ErrFailed) {
+				t.Errorf("%s with %s: %v", user, password, err)
+			}
+		})
+	}
+	all.Wait()
+}

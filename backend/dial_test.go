@@ -309,3 +309,69 @@ func TestCloseOfASocketWhoseClientDoesNotRead(t *testing.T) {
 	srv.Close()
 	census.AssertBaseline()
 }
+
+// TestHostileSCRAM: a server that does not know the password is found out, whatever
+// it says, and costs little (faults.md, S-11).
+func TestHostileSCRAM(t *testing.T) {
+	census := pgtest.NewCensus(t)
+	for _, tt := range []struct {
+		name  string
+		first func(nonce string) string // to the client's first message
+		then  []byte                    // to its last one
+	}{
+		{"long nonce", func(n string) string { return "r=" + n + strings.Repeat("x", 100<<10) + ",s=AAAA,i=4096" }, nil},
+		{"another nonce", func(string) string { return "r=other,s=AAAA,i=4096" }, nil},
+		{"no nonce of its own", func(n string) string { return "r=" + n + ",s=AAAA,i=4096" }, nil},
+		{"no iterations", func(n string) string { return "r=" + n + "x,s=AAAA,i=0" }, nil},
+		{"2^31-1 iterations", func(n string) string { return "r=" + n + "x,s=AAAA,i=2147483647" }, nil},
+		{"bad salt", func(n string) string { return "r=" + n + "x,s=!!!,i=4096" }, nil},
+		{"long salt", func(n string) string { return "r=" + n + "x,s=" + strings.Repeat("AAAA", 300<<10) + ",i=4096" }, nil},
+		{"wrong signature", func(n string) string { return "r=" + n + "x,s=AAAA,i=1" }, wire.AppendAuth(nil, wire.AuthSASLFinal, []byte("v=AAAA"))},
+		{"error at the end", func(n string) string { return "r=" + n + "x,s=AAAA,i=1" }, wire.AppendAuth(nil, wire.AuthSASLFinal, []byte("e=other-error"))},
+		{"no signature", func(n string) string { return "r=" + n + "x,s=AAAA,i=1" }, wire.AppendAuth(nil, wire.AuthOK, nil)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for kind, secret := range map[string]config.Secret{
+				"password": "secret", "proof": config.Secret("\x00scram\x00" + strings.Repeat("00", 64)),
+			} {
+				srv := pgtest.NewFakeServer(t, func(c *pgtest.FakeConn) error {
+					if _, err := c.ReadStartup(); err != nil {
+						return err
+					}
+					if err := c.Send(wire.AppendAuth(nil, wire.AuthSASL, []byte("SCRAM-SHA-256\x00\x00"))); err != nil {
+						return err
+					}
+					m, err := c.Read()
+					if err != nil {
+						return err
+					}
+					_, nonce, _ := strings.Cut(string(m.Body), ",r=")
+					if err := c.Send(wire.AppendAuth(nil, wire.AuthSASLContinue, []byte(tt.first(nonce)))); err != nil {
+						return err
+					}
+					if _, err := c.Read(); err != nil {
+						return err
+					}
+					if tt.then == nil {
+						tt.then = wire.AppendAuth(nil, wire.AuthSASLFinal, []byte("v="+strings.Repeat("A", 43)+"="))
+					}
+					return c.Send(append(tt.then[:len(tt.then):len(tt.then)], append(wire.AppendAuth(nil, wire.AuthOK, nil), wire.AppendReadyForQuery(nil, wire.TxIdle)...)...))
+				})
+				l := loginTo(srv.Port())
+				l.Password = secret
+				ctx, stop := context.WithTimeout(t.Context(), 15*time.Second)
+				conn, err := newDialer().Dial(ctx, l, newOwner())
+				if err == nil {
+					conn.Close()
+					t.Errorf("%s: logged in", kind)
+				}
+				if ctx.Err() != nil {
+					t.Errorf("%s: it takes long: %v", kind, err)
+				}
+				stop()
+				srv.Close()
+			}
+		})
+	}
+	census.AssertBaseline()
+}

@@ -192,3 +192,106 @@ func TestAuthQueryUsers(t *testing.T) {
 		}
 	}
 }
+
+// TestAuthQueryIdentity: what auth_query returns opens nothing unless it is one row
+// with the user's own name and a secret that fits (faults.md, S-03).
+func TestAuthQueryIdentity(t *testing.T) {
+	c := askCluster(t)
+	for _, tt := range []struct{ name, query, code string }{
+		{"no row", "SELECT 'asked', 'pw' WHERE $1::text IS NULL", "28P01"},
+		{"another user's row", "SELECT 'other'::text, 'pw'::text WHERE $1::text <> ''", "28P01"},
+		{"no user", "SELECT NULL::text, 'pw'::text WHERE $1::text <> ''", "28P01"},
+		{"no secret", "SELECT $1::text, NULL::text", "28P01"},
+		{"an empty secret", "SELECT $1::text, ''", "28P01"},
+		{"two rows", "SELECT $1::text, 'pw' UNION ALL SELECT $1::text, 'pw2'", "57P03"},
+		{"three columns", "SELECT $1::text, 'pw', 1", "57P03"},
+		{"one column", "SELECT $1::text", "57P03"},
+		{"a damaged secret", "SELECT $1::text, 'SCRAM-SHA-256$1:x$y:z'", "28P01"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, authType := range []string{"scram-sha-256", "plain"} {
+				h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: fmt.Sprintf("auth_type = %q\nauth_user = %q\nauth_query = %q\n", authType, otherUser, tt.query)})
+				for _, password := range []string{"pw", "", otherSecret, "NULL", "asked secret"} {
+					if _, e := h.tryLogin(t, "asked", password, "database", "app"); code(e) != tt.code {
+						t.Errorf("%s, password %q: %v, want %s", authType, password, e, tt.code)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestAuthQueryExpiry: a password that expires, a role that may not log in any more
+// and one that is gone are of no use after auth_query_ttl; those who are in stay
+// (faults.md, S-07).
+func TestAuthQueryExpiry(t *testing.T) {
+	c := askCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: asked("scram-sha-256") + "auth_query_ttl = \"200ms\"\n"})
+	for _, tt := range []struct{ role, end string }{
+		{"ends_soon", "ALTER ROLE ends_soon VALID UNTIL '2001-01-01'"},
+		{"ends_login", "ALTER ROLE ends_login NOLOGIN"},
+		{"ends_all", "DROP ROLE ends_all"},
+		{"ends_password", "ALTER ROLE ends_password PASSWORD NULL"},
+	} {
+		for _, sql := range []string{
+			"SET password_encryption = 'scram-sha-256'", "DROP ROLE IF EXISTS " + tt.role,
+			fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'pw' VALID UNTIL 'infinity'", tt.role),
+		} {
+			if err := c.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := pgtest.DialRaw(t, h.Addr)
+		in.Login(tt.role, "pw", "database", "app")
+		if err := c.Exec(t.Context(), tt.end); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, tt.end, func() bool {
+			_, e := h.tryLogin(t, tt.role, "pw", "database", "app")
+			return code(e) == "28P01"
+		})
+		if tt.role != "ends_all" { // whose server connection the server may end
+			same(t, in, "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
+		}
+		in.Terminate()
+	}
+}
+
+// TestAuthQueryIsAllThatIsSent: a server sees of the connection that asks a login of
+// its own and the query, with the name as a parameter (faults.md, S-08 and S-09).
+func TestAuthQueryIsAllThatIsSent(t *testing.T) {
+	s := pgtest.NewFakeServer(t, pgtest.Script{pgtest.AcceptLogin(), pgtest.ServeAll(func(string) (string, error) { return "", nil })}.Run)
+	const query = "SELECT a, b FROM users WHERE name = $1"
+	h := newHarness(t, harnessOptions{Servers: []string{s.Addr()}, Proxy: fmt.Sprintf("auth_user = %q\nauth_query = %q\n", otherUser, query)})
+	const odd = "x'; DROP TABLE t; --\\"
+	_, e := h.tryLogin(t, odd, "secret", "database", "app", "search_path", "evil", "role", "evil", "default_transaction_read_only", "evil",
+		"session_preload_libraries", "evil", "application_name", "evil", "options", "-c search_path=evil -c role=evil")
+	if code(e) != "57P03" { // the answer has one column
+		t.Errorf("got %v", e)
+	}
+	conns := s.Conns()
+	if len(conns) != 1 {
+		t.Fatalf("%d connections", len(conns))
+	}
+	for _, p := range conns[0].StartupPacket().Params {
+		if want := map[string]string{"user": otherUser, "database": "postgres", "application_name": "pgproxy auth_query"}; want[p[0]] != p[1] {
+			t.Errorf("parameter %q", p)
+		}
+	}
+	texts := 0
+	for _, m := range conns[0].Messages() {
+		body := string(m.Body)
+		if strings.Contains(body, "evil") || m.Type != 'B' && strings.Contains(body, odd) {
+			t.Errorf("message %s", m)
+		}
+		if m.Type == 'P' || m.Type == 'Q' {
+			texts++
+			if !strings.Contains(body, query) {
+				t.Errorf("message %s", m)
+			}
+		}
+	}
+	if texts != 1 {
+		t.Errorf("%d statements", texts)
+	}
+}

@@ -41,6 +41,8 @@ type harness struct {
 	Topo   *topologies
 	Addr   string // HOST:PORT for clients
 	Log    *logBook
+
+	panics int // that are none of our faults
 }
 
 // harnessOptions say what is started. Servers are HOST:PORT, the first one the
@@ -53,6 +55,8 @@ type harnessOptions struct {
 	More     string         // further tables behind it
 	Groups   map[int]string // groups of servers, by their place
 	Console  proxy.Console
+	Trace    *proxy.Trace
+	Panics   int    // that the test brings about
 	Untidy   string // why what is outside of the proxy may not be back where it was
 }
 
@@ -69,7 +73,7 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &harness{t: t, Topo: newTopologies(cfg), Log: &logBook{}}
+	h := &harness{t: t, Topo: newTopologies(cfg), Log: &logBook{}, panics: opt.Panics}
 	census := pgtest.NewCensus(t, realNodes()...)
 	log := slog.New(slog.NewTextHandler(h.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.Pools = pool.New(cfg, pool.Options{
@@ -84,7 +88,7 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 	})
 	h.Server = proxy.New(&proxy.Settings{
 		Config: cfg, Users: users, Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers), TLS: encrypt,
-	}, proxy.Options{Log: log, Pools: h.Pools, Router: router.New(router.Options{}), Topologies: h.Topo})
+	}, proxy.Options{Log: log, Pools: h.Pools, Router: router.New(router.Options{}), Topologies: h.Topo, Trace: opt.Trace})
 	if opt.Console != nil {
 		h.Server.SetConsole(opt.Console)
 	}
@@ -110,8 +114,13 @@ func (h *harness) close() {
 	if err := h.Pools.Close(ctx); err != nil {
 		h.t.Errorf("closing the pools: %v", err)
 	}
-	if n := h.Server.Stats().Panics; n != 0 {
+	if n := h.Server.Stats().Panics; n != uint64(h.panics) {
 		h.t.Errorf("%d panics:\n%s", n, h.Log.Text())
+	}
+	for _, secret := range []string{testPassword, otherSecret} { // S-16
+		if strings.Contains(h.Log.Text(), secret) {
+			h.t.Errorf("a password is in the log:\n%s", h.Log.Text())
+		}
 	}
 }
 

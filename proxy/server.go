@@ -101,12 +101,14 @@ type Server struct {
 	ledger   ledger // stamps of the last acknowledged writes
 	asker    *asker
 	guessing *auth.Limiter // failed logins
+	failed   loginLog
 
 	// Atomic, for observers.
 	draining atomic.Bool
 	nextID   atomic.Uint64
 	changes  atomic.Uint64 // numbers of Parses and Closes of all clients, see nameChange
 	clients  atomic.Int64
+	asking   atomic.Int64 // of them, those whose first packet has not come yet
 	replicas atomic.Int64 // replication connections, up or about to be
 	logins   atomic.Uint64
 	refused  atomic.Uint64
@@ -212,8 +214,9 @@ func (s *Server) Serve(nc net.Conn) {
 	ses := newSession(s, nc)
 	s.mu.Lock()
 	ses.late = s.refusing && nc.LocalAddr().Network() == "unix"
-	if s.closed || s.peerID != 0 && len(s.sessions) >= maxSessions {
+	if s.closed || s.peerID != 0 && len(s.sessions) >= maxSessions || len(s.sessions) >= crowd(s.current.Load().Config.Proxy.MaxClientConn) {
 		s.mu.Unlock()
+		s.refused.Add(1)
 		_ = nc.Close()
 		return
 	}
@@ -227,8 +230,14 @@ func (s *Server) Serve(nc net.Conn) {
 	s.goes.Add(1)
 	s.mu.Unlock()
 	s.clients.Add(1)
+	s.asking.Add(1)
 	go ses.run()
 }
+
+// crowd is how many connections are held open at once: beyond max_client_conn there
+// is room for cancel requests, for those who are told that it is full, and for those
+// who have not said yet what they want.
+func crowd(maxClients int) int { return maxClients + maxClients/10 + 100 }
 
 // spawn runs f in a goroutine that Close waits for; after Close it does nothing.
 func (s *Server) spawn(f func()) {

@@ -368,12 +368,14 @@ func (s *Session) logEnd(err error) {
 	switch {
 	case !s.loggedIn() && !errors.Is(err, errTerminate) && !errors.Is(err, errConsole) && !errors.As(err, &e):
 		// A health check, a port scan, a client that gave up.
-		s.log().Debug("client left before it was logged in", "reason", reason(err))
+		if log := s.log(); log.Enabled(s.srv.ctx, slog.LevelDebug) && s.srv.failed.allow() {
+			log.Debug("client left before it was logged in", "reason", reason(err))
+		}
 	case errors.Is(err, errTerminate), errors.Is(err, errConsole), errors.Is(err, io.EOF):
 		if p.LogDisconnections && s.loggedIn() {
 			s.log().Info("client disconnected", "reason", reason(err), "age", time.Since(s.since).Round(time.Millisecond))
 		}
-	case p.LogPoolerErrors:
+	case p.LogPoolerErrors && (s.loggedIn() || s.srv.failed.allow()):
 		s.log().Warn("client connection closed", "error", err, "age", time.Since(s.since).Round(time.Millisecond))
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
@@ -515,7 +516,7 @@ func (w *shadow) take(ctx context.Context, l shadowLogin) (*pgconn.PgConn, error
 }
 
 func sameLogin(a, b backend.Login) bool {
-	return a.Server.Addr() == b.Server.Addr() && a.Database == b.Database && a.User == b.User && a.Password.Reveal() == b.Password.Reveal()
+	return a.Server.Addr() == b.Server.Addr() && a.Database == b.Database && a.User == b.User && subtle.ConstantTimeCompare([]byte(a.Password.Reveal()), []byte(b.Password.Reveal())) == 1
 }
 
 func (w *shadow) put(l shadowLogin, pc *pgconn.PgConn) {

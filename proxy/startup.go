@@ -33,10 +33,7 @@ func (s *Session) login() error {
 	if err := s.endReason(); err != nil { // its deadline came before, and is gone now
 		return err
 	}
-	if err := s.takeOrigin(); err != nil {
-		return s.loginError(err)
-	}
-	su, err := s.startup()
+	su, err := s.firstPacket()
 	if err != nil {
 		return s.loginError(err)
 	}
@@ -49,7 +46,7 @@ func (s *Session) login() error {
 	if err := s.wantTLS(); err != nil {
 		return err
 	}
-	if n := s.srv.clients.Load(); n > int64(st.Config.Proxy.MaxClientConn) {
+	if n := s.srv.clients.Load() - s.srv.asking.Load(); n > int64(st.Config.Proxy.MaxClientConn) {
 		s.srv.refused.Add(1)
 		return wire.Fatalf(wire.CodeTooManyConnections, "no more connections allowed (max_client_conn)")
 	}
@@ -82,6 +79,15 @@ func (s *Session) login() error {
 		s.logLogin(su.Param("application_name"))
 	}
 	return nil
+}
+
+// firstPacket finds out what the client wants; up to then it takes no client's place.
+func (s *Session) firstPacket() (*wire.Startup, error) {
+	defer s.srv.asking.Add(-1)
+	if err := s.takeOrigin(); err != nil {
+		return nil, err
+	}
+	return s.startup()
 }
 
 // loginError adds what a client is told when its login ends with an ordinary

@@ -28,6 +28,9 @@ func (s *Server) sweep() {
 		if n%unsteerSweeps == 0 {
 			s.unsteerAll()
 		}
+		if dropped := s.failed.renew(); dropped > 0 {
+			s.log.Warn("logins have failed that are not logged one by one", "count", dropped)
+		}
 		s.asker.tidy(false)
 		s.shadow.tidy(false)
 		cfg := s.current.Load().Config

@@ -278,3 +278,44 @@ func TestTLSCancel(t *testing.T) {
 		t.Errorf("answer %s", got)
 	}
 }
+
+// TestTLSCertificateBesidesThePassword: with verify-ca and verify-full a certificate
+// is asked for whatever the auth_type, and none is believed that was shown in an
+// earlier session alone (faults.md, S-17).
+func TestTLSCertificateBesidesThePassword(t *testing.T) {
+	real := realCluster(t)
+	ca, other := pgtest.NewCA(t), pgtest.NewCA(t)
+	for _, mode := range []string{"verify-ca", "verify-full"} {
+		h := newHarness(t, harnessOptions{Servers: addrs(real), Proxy: encrypted(mode, ca.Issue("localhost", nil)) +
+			fmt.Sprintf("client_tls_ca_file = %q\n", ca.File)})
+		// One cache of sessions for all handshakes: a ticket would stand for the certificate.
+		cache := tls.NewLRUClientSessionCache(10)
+		for _, tt := range []struct {
+			name string
+			by   *pgtest.CA
+			ok   bool
+		}{{"none", nil, false}, {"good", ca, true}, {"none, after a good one", nil, false}, {"of another CA", other, false}} {
+			cfg := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost", ClientSessionCache: cache}
+			if tt.by != nil {
+				c := tt.by.Issue(testUser, nil)
+				pair, err := tls.X509KeyPair(c.Cert, c.Key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg.Certificates = []tls.Certificate{pair}
+			}
+			c := dialTLS(t, h, cfg)
+			sent := c.TrySend(pgtest.StartupMessage(wire.Protocol30, "user", testUser, "database", "app"))
+			m, err := c.TryRead()
+			if ok := sent == nil && err == nil && m.Type == wire.Authentication; ok != tt.ok {
+				t.Errorf("%s, %s: %t (%v), want %t", mode, tt.name, ok, err, tt.ok)
+			}
+			if tt.ok {
+				if e := c.Conn().(*tls.Conn).ConnectionState(); e.DidResume {
+					t.Error("a session was resumed")
+				}
+			}
+			c.Close()
+		}
+	}
+}

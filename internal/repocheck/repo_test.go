@@ -338,3 +338,61 @@ func TestMakefileNamesItsTargets(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretsAreComparedInConstantTime: the time that a comparison takes tells how
+// much of a secret is right. What is a secret is known by its name here.
+func TestSecretsAreComparedInConstantTime(t *testing.T) {
+	secret := regexp.MustCompile(`(?i)(\.Reveal\(\)|secret|password|passwd|proof|stored|server(Key|Signature)|signature)$`)
+	name := func(e ast.Expr) string {
+		switch e := e.(type) {
+		case *ast.CallExpr:
+			if sel, ok := e.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Reveal" {
+				return ".Reveal()"
+			}
+			if id, ok := e.Fun.(*ast.Ident); ok && id.Name == "string" && len(e.Args) == 1 {
+				if sel, ok := e.Args[0].(*ast.SelectorExpr); ok {
+					return sel.Sel.Name
+				}
+			}
+		case *ast.SliceExpr:
+			if sel, ok := e.X.(*ast.SelectorExpr); ok {
+				return sel.Sel.Name
+			}
+		case *ast.SelectorExpr:
+			if id, ok := e.X.(*ast.Ident); ok && id.Name == "wire" { // names of messages
+				return ""
+			}
+			return e.Sel.Name
+		case *ast.Ident:
+			return e.Name
+		}
+		return ""
+	}
+	empty := func(e ast.Expr) bool {
+		l, ok := e.(*ast.BasicLit)
+		id, isName := e.(*ast.Ident)
+		return ok && (l.Value == `""` || l.Kind == token.INT) || isName && id.Name == "nil"
+	}
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains([]string{"auth", "backend", "proxy", "pool", "config", "admin", "cmd/pgproxy"}, s.pkg) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			var x, y ast.Expr
+			switch n := n.(type) {
+			case *ast.BinaryExpr:
+				if n.Op == token.EQL || n.Op == token.NEQ {
+					x, y = n.X, n.Y
+				}
+			case *ast.CallExpr:
+				if sel, ok := n.Fun.(*ast.SelectorExpr); ok && (sel.Sel.Name == "Equal" || sel.Sel.Name == "Compare") && len(n.Args) == 2 {
+					x, y = n.Args[0], n.Args[1]
+				}
+			}
+			if x != nil && !empty(x) && !empty(y) && (secret.MatchString(name(x)) || secret.MatchString(name(y))) {
+				t.Errorf("%s: a secret is compared by ==: want crypto/subtle", positions.Position(n.Pos()))
+			}
+			return true
+		})
+	}
+}
