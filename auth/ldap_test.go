@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	ber "github.com/go-asn1-ber/asn1-ber"
+	"github.com/go-ldap/ldap/v3"
 
 	"pgproxy/config"
 	"pgproxy/pgtest"
@@ -241,4 +245,66 @@ func patience(t *testing.T, d time.Duration) context.Context {
 	ctx, stop := context.WithTimeout(t.Context(), d)
 	t.Cleanup(stop)
 	return ctx
+}
+
+func FuzzLDAPOptions(f *testing.F) {
+	f.Add(`ldapurl="ldaps://d:636/dc=x,dc=y?uid?sub?(|(uid=$username)(mail=$username))"`)
+	f.Add(`ldapserver="a b" ldapport=389 ldaptls=1 ldapprefix="uid=" ldapsuffix=",dc=x"`)
+	f.Add(`ldapserver=a ldapbasedn=x ldapbinddn="cn=a" ldapbindpasswd="p""q" ldapsearchfilter=uid=$username`)
+	f.Fuzz(func(t *testing.T, options string) {
+		d, err := ParseLDAP(options)
+		if err == nil && (len(d.hosts) == 0 || d.port < 1 || d.port > 65535 || d.search == (d.prefix != "" || d.suffix != "")) {
+			t.Fatalf("hosts %q, port %d, search %t", d.hosts, d.port, d.search)
+		}
+	})
+}
+
+// FuzzLDAPName: a user's name is one value in the filter and in the name that is
+// bound, whatever it is.
+func FuzzLDAPName(f *testing.F) {
+	for _, s := range []string{"alice", "*", "a)(uid=*", `\2a`, "a,ou=x", "a+b=c", "#a", " a ", "ä\xff", `a\`, `a"b`, "a;b<c>"} {
+		f.Add(s)
+	}
+	simple, err := ParseLDAP(`ldapserver=a ldapprefix="uid=" ldapsuffix=",dc=x"`)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, user string) {
+		if user == "" || strings.Contains(user, "\x00") {
+			return // which no startup packet can say
+		}
+		for _, filter := range []string{"uid=$username", "(|(uid=$username)(mail=$username))", "(&(objectClass=person)(uid=*$username))"} {
+			d, err := ParseLDAP(`ldapserver=a ldapbasedn=x ldapsearchfilter="` + filter + `"`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := ldap.CompileFilter(d.filterFor("x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := ldap.CompileFilter(d.filterFor(user))
+			if err != nil {
+				t.Fatalf("user %q: %v", user, err)
+			}
+			if a, b := shapeOf(before), shapeOf(after); a != b {
+				t.Fatalf("user %q makes %s of %s", user, b, a)
+			}
+		}
+		if !utf8.ValidString(user) {
+			return // no directory has such a name
+		}
+		dn, err := ldap.ParseDN(simple.nameFor(user))
+		if err != nil || len(dn.RDNs) != 2 || len(dn.RDNs[0].Attributes) != 1 || dn.RDNs[0].Attributes[0].Value != user {
+			t.Fatalf("user %q is bound as %s: %v", user, simple.nameFor(user), err)
+		}
+	})
+}
+
+// shapeOf is the tree of a filter without its values.
+func shapeOf(p *ber.Packet) string {
+	s := fmt.Sprint(p.Tag)
+	for _, c := range p.Children {
+		s += "(" + shapeOf(c) + ")"
+	}
+	return s
 }

@@ -141,3 +141,30 @@ func TestAskedSecret(t *testing.T) {
 		})
 	}
 }
+
+// FuzzSCRAMClient: a server that does not know the secret is never believed, whatever
+// it says, and what we say stays short.
+func FuzzSCRAMClient(f *testing.F) {
+	f.Add("r=nonceX,s=AAAA,i=4096", "v=AAAA", false)
+	f.Add("r=nonceX,s=AAAA,i=4096,x=y", "v="+b64(make([]byte, 32)), true)
+	f.Add("r=other,s=,i=0", "e=other-error", false)
+	f.Add("m=1,r=nonce", "", true)
+	p, _ := ProofOf(scramProof([32]byte{1}, [32]byte{2}))
+	f.Fuzz(func(t *testing.T, first, final string, bound bool) {
+		var binding []byte
+		if bound {
+			binding = []byte("channel")
+		}
+		x, ok := p.SCRAM(binding, "nonce")
+		if !ok {
+			t.Fatal("no exchange")
+		}
+		answer, err := x.Final(first)
+		if err == nil && (!strings.HasPrefix(first, "r=nonce") || len(answer) > 2*maxSASL) {
+			t.Fatalf("%q is answered with %d bytes", first, len(answer))
+		}
+		if x.Verify(final) == nil {
+			t.Fatalf("%q, %q is believed", first, final)
+		}
+	})
+}

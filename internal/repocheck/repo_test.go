@@ -396,3 +396,30 @@ func TestSecretsAreComparedInConstantTime(t *testing.T) {
 		})
 	}
 }
+
+// TestSecurityNamesItsTests: docs/security.md names tests that there are, and each
+// entry of the list once.
+func TestSecurityNamesItsTests(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/security.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]bool)
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test && f.Recv == nil {
+				known[f.Name.Name] = true
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile("`(?:Test|Fuzz)[A-Za-z0-9]+`").FindAllString(string(text), -1) {
+		if !known[strings.Trim(name, "`")] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	for i := 1; i <= 34; i++ {
+		if n := strings.Count(string(text), fmt.Sprintf("| S-%02d |", i)); n != 1 {
+			t.Errorf("S-%02d stands there %d times", i, n)
+		}
+	}
+}
