@@ -59,14 +59,15 @@ func TestDescriptionsAreTheUsersOwn(t *testing.T) {
 	a, b := h.Client(t), pgtest.DialRaw(t, h.Addr)
 	b.Login(otherUser, otherSecret, "database", "app")
 	// PostgreSQL looks at the privileges when it executes.
-	ask := pgtest.Join(pgtest.Parse("p", "SELECT * FROM private"), pgtest.Bind("", "p"), pgtest.Execute("", 0), pgtest.Close('S', "p"), pgtest.Sync())
+	ask := pgtest.Join(pgtest.Parse("p", "SELECT * FROM private"), pgtest.Bind("", "p"), pgtest.Execute("", 0), pgtest.Sync(), pgtest.Close('S', "p"), pgtest.Sync())
 	for range 3 {
 		a.Send(ask)
-		a.Expect("1 2 C(SELECT 0) 3 Z(I)")
+		a.Expect("1 2 C(SELECT 0) Z(I) 3 Z(I)")
 		b.Send(ask)
 		if got := pgtest.Trace(b.ReadUntilReady()); !strings.HasSuffix(got, "E(42501) Z(I)") {
 			t.Errorf("the other user got %s", got)
 		}
+		b.Expect("3 Z(I)")
 	}
 	for i := range 300 {
 		who := fmt.Sprintf("t%d", i%10)
