@@ -256,6 +256,41 @@ func TestHostLimitCountsEverything(t *testing.T) {
 	})
 }
 
+// TestPlaceIsFreeWhenTheServerSaysSo: a server counts a connection for as long as the
+// process behind it lives, which is longer than the proxy needs to close it. One that
+// does not go is not waited for without end.
+func TestPlaceIsFreeWhenTheServerSaysSo(t *testing.T) {
+	for _, x := range []struct {
+		linger, wait time.Duration
+		most         int
+	}{{300 * time.Millisecond, 400 * time.Millisecond, 1}, {time.Minute, 1100 * time.Millisecond, 2}} {
+		t.Run(x.linger.String(), func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				w.with(func() { w.linger = x.linger })
+				w.apply(func(c *config.Config) { c.Proxy.MaxHostConnections = 1 })
+				c := acquire(w.pool("a", "u"))
+				c.got(t)
+				c.release(t)
+				d := acquire(w.pool("b", "v"))
+				if d.got(t) {
+					t.Error("the server has another connection before it let go of the first")
+				}
+				if pass(x.wait); !d.got(t) {
+					t.Errorf("no connection after %v", x.wait)
+				}
+				d.release(t)
+				w.with(func() {
+					if w.crowd != x.most {
+						t.Errorf("%d connections at once, want %d", w.crowd, x.most)
+					}
+					w.linger = 0
+				})
+				pass(time.Minute)
+			})
+		})
+	}
+}
+
 // TestLowerHostLimit: what is unused goes at once, the rest when it comes free.
 func TestLowerHostLimit(t *testing.T) {
 	inBubble(t, func(w *world) {

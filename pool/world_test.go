@@ -37,6 +37,9 @@ type world struct {
 	silent   bool              // queries are not answered
 	secret   string            // asked for at logins, if not ""
 	suspects int
+	linger   time.Duration // of the server behind a Terminate
+	alive    int           // server processes
+	crowd    int           // and at most
 }
 
 // inBubble runs a story: in a bubble, with a check for what it leaves.
@@ -207,6 +210,8 @@ func (w *world) serve(e *end, nc net.Conn, pid uint32, refusal *wire.Error) {
 		return
 	}
 	e.login(st.Param("database"))
+	w.with(func() { w.alive++; w.crowd = max(w.crowd, w.alive) })
+	defer w.with(func() { w.alive-- })
 	b := wire.AppendAuth(nil, wire.AuthOK, nil)
 	b = wire.AppendParameterStatus(b, "server_version", "15.0")
 	b = wire.AppendBackendKeyData(b, pid, []byte{1, 2, 3, 4})
@@ -219,7 +224,13 @@ func (w *world) serve(e *end, nc net.Conn, pid uint32, refusal *wire.Error) {
 			return
 		}
 		hd, err := wire.ReadHeader(h[:], 1<<20)
-		if err != nil || hd.Type == wire.Terminate {
+		if err != nil {
+			return
+		}
+		if hd.Type == wire.Terminate {
+			var linger time.Duration
+			w.with(func() { linger = w.linger })
+			<-time.After(linger)
 			return
 		}
 		if _, err := io.CopyN(io.Discard, nc, int64(hd.Body)); err != nil {
