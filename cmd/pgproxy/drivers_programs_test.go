@@ -27,6 +27,7 @@ type language struct {
 	tools    []string // that must be in PATH
 	setup    func(l *language) error
 	programs []string
+	console  string                                     // the program that uses the console; "" is none
 	run      func(l *language, program string) []string // the command line
 	extra    []string                                   // environment
 
@@ -38,6 +39,7 @@ var languages = []*language{
 	{
 		name: "python", tools: []string{"python3"},
 		programs: []string{"psycopg_program.py", "asyncpg_program.py", "sqlalchemy_program.py", "django_program.py"},
+		console:  "console.py",
 		setup: func(l *language) error {
 			return l.once("requirements.txt", func() error {
 				if err := l.command(l.cache, "python3", "-m", "venv", "venv"); err != nil {
@@ -68,14 +70,14 @@ var languages = []*language{
 		extra: []string{"NODE_NO_WARNINGS=1"},
 	},
 	{
-		name: "go", tools: []string{"go"}, programs: []string{"pgx", "sql"},
+		name: "go", tools: []string{"go"}, programs: []string{"pgx", "sql"}, console: "console",
 		setup: func(l *language) error {
 			return l.command(l.source, "go", "build", "-o", l.cache+string(filepath.Separator), "./...")
 		},
 		run: func(l *language, p string) []string { return []string{filepath.Join(l.cache, p)} },
 	},
 	{
-		name: "java", tools: []string{"java", "javac", "mvn"}, programs: []string{"Pgjdbc"},
+		name: "java", tools: []string{"java", "javac", "mvn"}, programs: []string{"Pgjdbc"}, console: "Console",
 		setup: func(l *language) error {
 			if err := l.refresh("work"); err != nil {
 				return err
@@ -94,7 +96,7 @@ var languages = []*language{
 				return err
 			}
 			l.extra = []string{"CLASSPATH=classes:" + string(path)}
-			return l.command(l.dir, "javac", "-d", "classes", "src/main/java/Pgjdbc.java")
+			return l.command(l.dir, "javac", "-d", "classes", "src/main/java/Pgjdbc.java", "src/main/java/Console.java")
 		},
 		run: func(_ *language, p string) []string { return []string{"java", "-XX:TieredStopAtLevel=1", p} },
 	},
@@ -176,8 +178,9 @@ func (l *language) missing() string {
 	return ""
 }
 
-// output runs one program as user app and returns what it prints.
-func (l *language) output(t *testing.T, port int, program string) string {
+// output runs one program as user app, unless env says otherwise, and returns what
+// it prints.
+func (l *language) output(t *testing.T, port int, program string, env ...string) string {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer stop()
@@ -186,7 +189,7 @@ func (l *language) output(t *testing.T, port int, program string) string {
 	cmd.Dir = l.dir
 	cmd.Env = append(os.Environ(), "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(port), "PGUSER="+appUser, "PGPASSWORD="+appPassword,
 		"PGDATABASE=app", "PGSSLMODE=disable", "PGAPPNAME=")
-	cmd.Env = append(cmd.Env, l.extra...)
+	cmd.Env = append(append(cmd.Env, l.extra...), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -226,6 +229,9 @@ func TestDriversPrograms(t *testing.T) {
 			for _, p := range l.programs {
 				t.Run(p, func(t *testing.T) { l.compare(t, c, p) })
 			}
+			if l.console != "" {
+				t.Run(l.console, func(t *testing.T) { l.useConsole(t, c) })
+			}
 		})
 	}
 }
@@ -243,5 +249,18 @@ func (l *language) compare(t *testing.T, c *pgtest.Cluster, program string) {
 	}
 	if lines := strings.Count(want, "\n"); lines < 10 || strings.Contains(want, "exit status") || strings.Contains(want, "failed:") {
 		t.Errorf("directly it fails:\n%s", want)
+	}
+}
+
+// useConsole runs the program that logs in to the console, in each way that its
+// driver has, and says the same each time.
+func (l *language) useConsole(t *testing.T, c *pgtest.Cluster) {
+	a := startApp(t, c, "", "")
+	const want = "version true\ndatabases app pgbouncer\nrefused 08P01\n"
+	for _, user := range []string{adminUser, statsUser} {
+		got := l.output(t, a.port(), l.console, "PGUSER="+user, "PGPASSWORD="+user+" secret", "PGDATABASE=pgbouncer")
+		if rest := strings.ReplaceAll(got, want, ""); got == "" || rest != "" {
+			t.Errorf("as %s it prints\n%s", user, got)
+		}
 	}
 }

@@ -99,6 +99,8 @@ type restartLoad struct {
 	c       *pgtest.Cluster
 	host    string
 	port    int
+	stayers int
+	script  string // of pgbench
 	stop    chan struct{}
 	goes    sync.WaitGroup
 	benched atomic.Int64 // transactions of pgbench
@@ -108,26 +110,21 @@ type restartLoad struct {
 
 const restartTables = `DROP TABLE IF EXISTS restarts; CREATE TABLE restarts (who text); GRANT ALL ON restarts TO PUBLIC`
 
-func startLoad(t testing.TB, c *pgtest.Cluster, host string, port int) *restartLoad {
+func startLoad(t testing.TB, c *pgtest.Cluster, host string, port, stayers int) *restartLoad {
 	t.Helper()
 	if err := c.Primary.Exec(t.Context(), "app", restartTables); err != nil {
 		t.Fatal(err)
 	}
-	l := &restartLoad{t: t, c: c, host: host, port: port, stop: make(chan struct{})}
-	clients := 200
-	if raceEnabled {
-		clients = 50
-	}
-	script := filepath.Join(t.TempDir(), "restart.sql")
-	put(t, script, "BEGIN;\nINSERT INTO restarts VALUES ('bench');\nSELECT 1;\nEND;\n")
+	l := &restartLoad{t: t, c: c, host: host, port: port, stayers: stayers, stop: make(chan struct{}), script: filepath.Join(t.TempDir(), "restart.sql")}
+	put(t, l.script, "BEGIN;\nINSERT INTO restarts VALUES ('bench');\nSELECT 1;\nEND;\n")
 	l.goes.Go(func() {
 		for l.going() {
-			if !l.bench("-C", "-n", "-c", strconv.Itoa(clients), "-j", "4", "-t", "3", "-f", script) {
+			if !l.bench("-C", "-t", "3") {
 				return
 			}
 		}
 	})
-	for range 10 {
+	for range stayers {
 		l.goes.Go(l.stay)
 	}
 	t.Cleanup(func() { l.halt() })
@@ -147,9 +144,14 @@ func (l *restartLoad) dsn() string {
 	return fmt.Sprintf("host=%s port=%d user=%s password='%s' dbname=app sslmode=disable", l.host, l.port, appUser, appPassword)
 }
 
-// bench runs pgbench once; false says that something has failed.
+// bench runs pgbench once, with 200 clients; false says that something has failed.
 func (l *restartLoad) bench(args ...string) bool {
-	cmd := exec.Command(filepath.Join(l.c.BinDir, "pgbench"), append(args, l.dsn())...)
+	clients := "200"
+	if raceEnabled {
+		clients = "50"
+	}
+	args = append(args, "-n", "-c", clients, "-j", "4", "-f", l.script, l.dsn())
+	cmd := exec.Command(filepath.Join(l.c.BinDir, "pgbench"), args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -214,7 +216,7 @@ func (l *restartLoad) more() {
 	l.t.Helper()
 	benched, stayed := l.benched.Load(), l.stayed.Load()
 	eventually(l.t, 60*time.Second, "transactions go on", func() bool {
-		return l.t.Failed() || l.benched.Load() > benched && l.stayed.Load() > stayed
+		return l.t.Failed() || l.benched.Load() > benched && (l.stayers == 0 || l.stayed.Load() > stayed)
 	})
 	if l.t.Failed() {
 		l.t.FailNow()
@@ -251,7 +253,7 @@ func TestUpgrade(t *testing.T) {
 	p := startAncestor(t, "run", "-config", path)
 	p.await(started)
 	metrics := p.await(serving)
-	load := startLoad(t, c, "127.0.0.1", port)
+	load := startLoad(t, c, "127.0.0.1", port, 10)
 	load.more()
 	ready := func() error {
 		res, err := http.Get("http://" + metrics + "/readyz")
@@ -444,5 +446,100 @@ func TestUpgradeTellsServiceManager(t *testing.T) {
 	eventually(t, 20*time.Second, "the end of the heir", func() bool { return gone(heir) })
 	if text, err := os.ReadFile(log); err != nil || strings.Count(string(text), "msg=stopped") != 2 {
 		t.Errorf("the logfile (%v): %s", err, text)
+	}
+}
+
+// TestRestartBeside starts a second process on the same port and ends the first when
+// its clients have gone: pgbench's that stay, and those that connect anew for each
+// transaction, notice nothing.
+func TestRestartBeside(t *testing.T) {
+	c := appCluster(t)
+	path, dir := writeINI(t, c, "so_reuseport = 1\npeer_id = 1\n")
+	other, otherDir := writeINI(t, c, "so_reuseport = 1\npeer_id = 2\n")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := portLine.FindSubmatch(text)
+	port, err := strconv.Atoi(string(line[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := fmt.Sprintf("[peers]\n1 = host=%s port=%d\n2 = host=%s port=%d\n", dir, port, otherDir, port)
+	put(t, path, string(text)+peers)
+	text, err = os.ReadFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, other, portLine.ReplaceAllString(string(text), string(line[0]))+peers)
+
+	first := startProcess(t, nil, "-u", me(t), path)
+	first.await(started)
+	slow := iniConn(t, path, "127.0.0.1", appUser, "app")
+	load := startLoad(t, c, "127.0.0.1", port, 0)
+	stayed := make(chan bool, 1)
+	load.goes.Go(func() { stayed <- load.bench("-t", "20") })
+	load.more()
+	second := startProcess(t, nil, "-u", me(t), other)
+	second.await(started)
+	load.more()
+	first.signal(syscall.SIGTERM)
+	first.await(regexp.MustCompile(`msg=draining .*mode=(WAIT_FOR_CLIENTS)`))
+	load.more()
+	if !<-stayed {
+		t.Error("clients that stay have noticed")
+	}
+	asleep := make(chan error, 1)
+	go func() {
+		_, err := slow.Exec(context.Background(), "SELECT 'slow one' FROM pg_sleep(600)")
+		asleep <- err
+	}()
+	if err := c.Primary.WaitFor(t.Context(), "postgres", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%slow one%' AND pid <> pg_backend_pid())"); err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.PgConn().CancelRequest(t.Context()); err != nil { // to the second process, which alone is on the port
+		t.Error(err)
+	}
+	select {
+	case err := <-asleep:
+		var pe *pgconn.PgError
+		if !errors.As(err, &pe) || pe.Code != "57014" {
+			t.Errorf("the client of the first process got %v, want 57014", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the client of the first process was not cancelled:\n%s\n%s", first.logs, second.logs)
+	}
+	_ = slow.Close(t.Context())
+	if code := first.exit(60 * time.Second); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, first.logs)
+	}
+	load.more()
+	load.check()
+	second.signal(syscall.SIGINT)
+	if code := second.exit(60 * time.Second); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, second.logs)
+	}
+}
+
+// TestDrainDelay: /readyz says 503 while clients are still let in.
+func TestDrainDelay(t *testing.T) {
+	c := appCluster(t)
+	p := startProcess(t, nil, "run", "-config", writeConfig(t, c, `drain_delay = "1h"`, ""))
+	addr, web := p.await(listening), p.await(serving)
+	status := func() int {
+		res, err := http.Get("http://" + web + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	eventually(t, 20*time.Second, "ready", func() bool { return status() == http.StatusOK })
+	p.signal(syscall.SIGTERM)
+	eventually(t, 20*time.Second, "not ready", func() bool { return status() == http.StatusServiceUnavailable })
+	one(t, connect(t, p.dsn(addr)), "SELECT '1'")
+	p.signal(syscall.SIGINT)
+	if code := p.exit(20 * time.Second); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.logs)
 	}
 }
