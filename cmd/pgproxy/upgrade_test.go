@@ -119,7 +119,7 @@ func startLoad(t testing.TB, c *pgtest.Cluster, host string, port, stayers int) 
 	put(t, l.script, "BEGIN;\nINSERT INTO restarts VALUES ('bench');\nSELECT 1;\nEND;\n")
 	l.goes.Go(func() {
 		for l.going() {
-			if !l.bench("-C", "-t", "3") {
+			if !l.bench("-C", "-t", "2") {
 				return
 			}
 		}
@@ -454,8 +454,8 @@ func TestUpgradeTellsServiceManager(t *testing.T) {
 // transaction, notice nothing.
 func TestRestartBeside(t *testing.T) {
 	c := appCluster(t)
-	path, dir := writeINI(t, c, "so_reuseport = 1\npeer_id = 1\n")
-	other, otherDir := writeINI(t, c, "so_reuseport = 1\npeer_id = 2\n")
+	path, dir := writeINI(t, c, "so_reuseport = 1\npeer_id = 1\nmax_client_conn = 1000\n")
+	other, otherDir := writeINI(t, c, "so_reuseport = 1\npeer_id = 2\nmax_client_conn = 1000\n")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -478,7 +478,7 @@ func TestRestartBeside(t *testing.T) {
 	slow := iniConn(t, path, "127.0.0.1", appUser, "app")
 	load := startLoad(t, c, "127.0.0.1", port, 0)
 	stayed := make(chan bool, 1)
-	load.goes.Go(func() { stayed <- load.bench("-t", "20") })
+	load.goes.Go(func() { stayed <- load.bench("-t", "10") })
 	load.more()
 	second := startProcess(t, nil, "-u", me(t), other)
 	second.await(started)

@@ -4,7 +4,7 @@ import psycopg
 
 for how in ({}, {"prepare": True}):
     with psycopg.connect(autocommit=True) as conn:
-        print("version", conn.execute("SHOW VERSION", **how).fetchone()[0].startswith("PgBouncer 1.25"))
+        print("version", str(conn.execute("SHOW VERSION", **how).fetchone()[0].startswith("PgBouncer 1.25")).lower())
         print("databases", *sorted(row[0] for row in conn.execute("SHOW DATABASES", **how).fetchall()))
         try:
             conn.execute("SHOW NONSENSE", **how)
