@@ -2,10 +2,16 @@ import java.sql.DriverManager;
 import java.sql.SQLException;
 import java.util.Properties;
 import java.util.TreeSet;
+import java.util.logging.Level;
+import java.util.logging.Logger;
 
 /** pgjdbc on the console, in each of its query modes. */
 public class Console {
+  // The driver warns of the version, which is PgBouncer's.
+  static final Logger LOG = Logger.getLogger("org.postgresql");
+
   public static void main(String[] args) throws Exception {
+    LOG.setLevel(Level.OFF);
     var e = System.getenv();
     var url = "jdbc:postgresql://" + e.get("PGHOST") + ":" + e.get("PGPORT") + "/" + e.get("PGDATABASE") + "?sslmode=disable&preferQueryMode=";
     var p = new Properties();
