@@ -159,8 +159,10 @@ func TestPeerBounds(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "nothing is left", func() bool { return h.Server.PeerStats(2).Sent == 0 })
 
-	h.apply(t, harnessOptions{Servers: []string{s.Addr()}, Proxy: "peer_id = 1\ncancel_wait_timeout = \"200ms\"\n",
-		More: fmt.Sprintf("[peers.2]\nhost = \"127.0.0.1\"\nport = %d\npool_size = 1\n", silent.Addr().(*net.TCPAddr).Port)})
+	h.apply(t, harnessOptions{
+		Servers: []string{s.Addr()}, Proxy: "peer_id = 1\ncancel_wait_timeout = \"200ms\"\n",
+		More: fmt.Sprintf("[peers.2]\nhost = \"127.0.0.1\"\nport = %d\npool_size = 1\n", silent.Addr().(*net.TCPAddr).Port),
+	})
 	clients = nil
 	for range 3 {
 		x := pgtest.DialRaw(t, h.Addr)
