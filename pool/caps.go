@@ -35,6 +35,7 @@ type caps struct {
 	holders map[*share]bool // who has connections
 	starved []*share        // who waits for a place: who has the fewest first, then who has waited longest
 	excess  bool            // a limit was lowered below what there is
+	turn    int             // whose turn it is in press
 }
 
 // limitKey is what a limit counts: the connections to a server, in all or of one
@@ -352,20 +353,24 @@ func (c *caps) makeRoom(x *share) {
 	}
 }
 
-// pressed is for how many of those who wait press looks.
+// pressed is for how many of those who wait press looks at a time.
 const pressed = 16
 
-// press makes room for those who wait longest, as connections that were in use a
-// moment ago may be unused by now. It is called each tick.
+// press makes room for those who wait, as connections that were in use a moment ago
+// may be unused by now: for some of them each time, in turn. It is called each tick.
 func (c *caps) press() {
 	if !c.hungry.Load() {
 		return
 	}
 	c.mu.Lock()
 	c.sortLocked()
-	first := slices.Clone(c.starved[:min(len(c.starved), pressed)])
+	var some []*share
+	for i := range min(len(c.starved), pressed) {
+		some = append(some, c.starved[(c.turn+i)%len(c.starved)])
+	}
+	c.turn += len(some)
 	c.mu.Unlock()
-	for _, x := range first {
+	for _, x := range some {
 		c.makeRoom(x)
 	}
 }

@@ -204,6 +204,40 @@ func TestShareIsKeptForASlice(t *testing.T) {
 	})
 }
 
+// TestManyWaitersHideNobody: an unused connection is found for who waits for it, also
+// where many others wait for what does not come free.
+func TestManyWaitersHideNobody(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.apply(func(c *config.Config) {
+			c.Databases["a"].MaxDBConnections, c.Databases["b"].MaxDBConnections = 1, 2
+		})
+		held := acquire(w.pool("a", "u"))
+		held.got(t)
+		var line []*client
+		for i := range 40 {
+			line = append(line, acquire(w.pool("a", fmt.Sprint("waits", i))))
+			synctest.Wait()
+		}
+		rare, busy := acquire(w.pool("b", "rare")), acquire(w.pool("b", "busy"))
+		rare.got(t)
+		busy.got(t)
+		rare.release(t)
+		c := acquire(w.pool("b", "busy"))
+		if c.got(t) {
+			t.Error("a pool within its part lost what it has just used")
+		}
+		if pass(slice); !c.got(t) {
+			t.Error("an unused connection was not found")
+		}
+		for _, x := range line {
+			x.w.Cancel(errLeft)
+		}
+		for _, x := range []*client{held, busy, c} {
+			x.release(t)
+		}
+	})
+}
+
 // TestHostLimitCountsEverything: connections of Dial, of guests and dials under way.
 func TestHostLimitCountsEverything(t *testing.T) {
 	inBubble(t, func(w *world) {
