@@ -15,7 +15,7 @@ const drainTick = 20 * time.Millisecond
 // A client that has just come wants something: a drain leaves it alone until its
 // first statement was answered, for drainGrace of silence, and lateLogin at most.
 const (
-	drainGrace = 2 * time.Second
+	drainGrace = 5 * time.Second
 	lateLogin  = 15 * time.Second
 )
 

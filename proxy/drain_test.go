@@ -97,30 +97,39 @@ func TestDrainDelay(t *testing.T) {
 // to the first statement.
 func TestDrainLetsIn(t *testing.T) {
 	s := newSlowServer(t)
-	for name, end := range map[string]func(h *harness) func(context.Context) error{
-		"WAIT_FOR_SERVERS": func(h *harness) func(context.Context) error { return h.Server.Shutdown },
-		"WAIT_FOR_CLIENTS": func(h *harness) func(context.Context) error { return h.Server.ShutdownWhenEmpty },
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHarness(t, harnessOptions{Servers: []string{s.Addr()}, Proxy: trust})
-			silent, early := pgtest.DialRaw(t, h.Addr), h.Client(t)
-			eventually(t, 10*time.Second, "both are there", func() bool { return h.Server.Stats().Clients == 2 })
-			ended := h.shutdown(end(h))
-			eventually(t, 10*time.Second, "the end of the listeners", func() bool { return len(h.Server.Addrs()) == 0 })
-			silent.Login(testUser, "", "database", "app")
-			for _, c := range []*pgtest.RawClient{silent, early} {
-				same(t, c, "first", answerOf("first"))
-			}
-			if name == "WAIT_FOR_CLIENTS" {
-				same(t, early, "second", answerOf("second"))
-				silent.Terminate()
-				early.Terminate()
-			}
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	t.Run("WAIT_FOR_SERVERS", func(t *testing.T) {
+		h := newHarness(t, harnessOptions{Servers: []string{s.Addr()}, Proxy: trust})
+		seen := h.Client(t)
+		same(t, seen, "seen", answerOf("seen"))
+		silent, early := pgtest.DialRaw(t, h.Addr), h.Client(t)
+		eventually(t, 10*time.Second, "all are there", func() bool { return h.Server.Stats().Clients == 3 })
+		ended := h.shutdown(h.Server.Shutdown)
+		told(t, seen, "57P01")
+		silent.Login(testUser, "", "database", "app")
+		for _, c := range []*pgtest.RawClient{silent, early} {
+			same(t, c, "first", answerOf("first"))
+		}
+		told(t, early, "57P01")
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("WAIT_FOR_CLIENTS", func(t *testing.T) {
+		h := newHarness(t, harnessOptions{Servers: []string{s.Addr()}, Proxy: trust})
+		silent := pgtest.DialRaw(t, h.Addr)
+		eventually(t, 10*time.Second, "it is there", func() bool { return h.Server.Stats().Clients == 1 })
+		ended := h.shutdown(h.Server.ShutdownWhenEmpty)
+		eventually(t, 10*time.Second, "the end of the listeners", func() bool { return len(h.Server.Addrs()) == 0 })
+		silent.ExpectSilence(100 * time.Millisecond)
+		silent.Login(testUser, "", "database", "app")
+		for range 2 {
+			same(t, silent, "first", answerOf("first"))
+		}
+		silent.Terminate()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestDrainKeepsPeers: as long as there is a client, its cancel requests reach the
