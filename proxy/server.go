@@ -102,12 +102,14 @@ type Server struct {
 	asker    *asker
 	guessing *auth.Limiter // failed logins
 	failed   loginLog
+	entrance entrance
 
 	// Atomic, for observers.
 	draining atomic.Bool
 	nextID   atomic.Uint64
 	changes  atomic.Uint64 // numbers of Parses and Closes of all clients, see nameChange
 	clients  atomic.Int64
+	entering atomic.Int64 // of them, those that log in
 	asking   atomic.Int64 // of them, those whose first packet has not come yet
 	replicas atomic.Int64 // replication connections, up or about to be
 	logins   atomic.Uint64
@@ -142,6 +144,7 @@ func New(st *Settings, opt Options) *Server {
 	if opt.Trace != nil {
 		s.trace = *opt.Trace
 	}
+	s.entrance = newEntrance()
 	s.asker, s.guessing = newAsker(s), auth.NewLimiter(router.Nanotime)
 	s.shadow.guests = s.pools.Guests(s.shadow.yield)
 	s.current.Store(st)
@@ -206,6 +209,7 @@ func (s *Server) accept(l net.Listener) {
 		}
 		pause = 0
 		s.Serve(nc)
+		s.pace()
 	}
 }
 
@@ -231,6 +235,7 @@ func (s *Server) Serve(nc net.Conn) {
 	s.mu.Unlock()
 	s.clients.Add(1)
 	s.asking.Add(1)
+	s.entering.Add(1)
 	go ses.run()
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +27,8 @@ const maxLoginMessage = 8 << 10
 // login brings a client from its first byte to ReadyForQuery, within
 // client_login_timeout. What it returns ends the session; nil means welcome.
 func (s *Session) login() error {
+	entered := sync.OnceFunc(func() { s.srv.entering.Add(-1) })
+	defer entered()
 	st := s.srv.current.Load()
 	if d := st.Config.Proxy.ClientLoginTimeout; d > 0 {
 		_ = s.nc.SetDeadline(time.Now().Add(d))
@@ -40,6 +43,7 @@ func (s *Session) login() error {
 	if su.Kind == wire.StartCancel {
 		s.srv.clients.Add(-1)      // it is no client and takes no client's place
 		defer s.srv.clients.Add(1) // which forget takes away
+		entered()
 		s.srv.cancel(su.PID, su.Secret)
 		return errTerminate
 	}
@@ -53,6 +57,7 @@ func (s *Session) login() error {
 	if err := s.authenticate(st, su); err != nil {
 		return s.loginError(err)
 	}
+	entered()
 	ok := func(b bool) {
 		if s.srv.trace.Login != nil {
 			s.srv.trace.Login(b)
@@ -196,7 +201,9 @@ func (s *Session) authenticate(st *Settings, su *wire.Startup) error {
 		if err := c.mayTry(); err != nil {
 			return err
 		}
+		defer c.pause() // for a panic
 		id, err = st.Auth.Authenticate(ctx, c, s.user, s.database)
+		c.pause()
 		if failed := errors.Is(err, auth.ErrFailed); err == nil || failed {
 			c.tried(!failed)
 		}
@@ -284,7 +291,10 @@ func (s *Session) negotiate(su *wire.Startup) error {
 type loginConn struct {
 	s     *Session
 	limit auth.Limit
+	code  wire.AuthCode // sent last
 	buf   []byte
+
+	computing bool // has a slot of the entrance
 }
 
 // Secret asks for what the userlist does not have.
@@ -294,12 +304,14 @@ func (c *loginConn) Secret(context.Context) (config.Secret, bool, error) {
 
 // SendAuth writes an Authentication message.
 func (c *loginConn) SendAuth(code uint32, payload []byte) error {
-	_, err := c.s.link.Write(wire.AppendAuth(nil, wire.AuthCode(code), payload))
+	c.code = wire.AuthCode(code)
+	_, err := c.s.link.Write(wire.AppendAuth(nil, c.code, payload))
 	return err
 }
 
 // ReadPassword reads the body of a password or SASL message.
 func (c *loginConn) ReadPassword() ([]byte, error) {
+	c.pause()
 	var head [wire.HeaderLen]byte
 	if _, err := io.ReadFull(c.s.link, head[:]); err != nil {
 		return nil, err
@@ -314,6 +326,9 @@ func (c *loginConn) ReadPassword() ([]byte, error) {
 	c.buf = make([]byte, h.Body)
 	if _, err = io.ReadFull(c.s.link, c.buf); err != nil {
 		return nil, err
+	}
+	if c.code == wire.AuthSASL || c.code == wire.AuthSASLContinue {
+		c.compute() // all that follows is hashing; with other methods a directory may be asked
 	}
 	return c.buf, c.stillMayTry()
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,8 @@ import (
 // TestLoginStorm: many clients log in by SCRAM at once, each tenth with a wrong
 // password. Those who may come in do, the others do not, and who is in can work
 // meanwhile. PGPROXY_STORM=5000 with -v measures how well: p99 of the established
-// clients before and during the storm.
+// clients before and during the storm. The clients of the storm are a process of
+// their own.
 func TestLoginStorm(t *testing.T) {
 	c := realCluster(t)
 	n, measured := 500, false
@@ -39,21 +41,17 @@ func TestLoginStorm(t *testing.T) {
 		measured = true
 	}
 	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil {
-		if most := (int(limit.Cur) - 500) / 2; most < n { // both ends are of this process
-			t.Logf("%d logins, as only %d files may be open", most, limit.Cur)
-			n = most
-		}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && int(limit.Cur)-500 < n {
+		t.Logf("%d logins, as only %d files may be open", int(limit.Cur)-500, limit.Cur)
+		n = int(limit.Cur) - 500
 	}
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: "default_pool_size = 4\n"})
-	h.Client(t).Query("SELECT 1")
-
 	stop := make(chan struct{})
 	var phase atomic.Int32
 	var took [2][]time.Duration
 	var mu sync.Mutex
 	var working sync.WaitGroup
-	for range 8 {
+	for range 4 {
 		in := h.Client(t)
 		working.Go(func() {
 			var mine [2][]time.Duration
@@ -66,7 +64,7 @@ func TestLoginStorm(t *testing.T) {
 					}
 					mu.Unlock()
 					return
-				default:
+				case <-time.After(time.Millisecond): // they do not fill the machine
 				}
 				p, begun := phase.Load(), time.Now()
 				if got := in.Query("SELECT 1"); got != "T D(1) C(SELECT 1) Z(I)" {
@@ -76,47 +74,47 @@ func TestLoginStorm(t *testing.T) {
 			}
 		})
 	}
+	storm := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStormClients$")
+	storm.Env = append(os.Environ(), fmt.Sprintf("PGPROXY_STORM_OF=%d@%s", n, h.Addr))
+	storm.Stderr = os.Stderr
+	command, err := storm.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := storm.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := storm.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	line := func(prefix string) string {
+		for lines.Scan() {
+			if rest, ok := strings.CutPrefix(lines.Text(), prefix); ok {
+				return rest
+			}
+		}
+		t.Fatalf("the storm ends without %q", prefix)
+		return ""
+	}
+	line("ready")
 	if measured {
 		<-time.After(3 * time.Second)
 	}
 	phase.Store(1)
 	begun := time.Now()
-	known := new(saltedPasswords)
-	var good, bad, wrong atomic.Int64
-	var storm sync.WaitGroup
-	gate := make(chan struct{})
-	for i := range n {
-		storm.Go(func() {
-			<-gate
-			user, password := testUser, testPassword
-			if i%2 == 1 {
-				user, password = otherUser, otherSecret
-			}
-			if i%10 == 0 {
-				password = "wrong"
-			}
-			nc, in, err := known.login(h.Addr, user, password)
-			switch {
-			case err != nil || in == (password == "wrong"):
-				wrong.Add(1)
-				t.Errorf("%s with %q: in %t, %v", user, password, in, err)
-			case in:
-				good.Add(1)
-			default:
-				bad.Add(1)
-			}
-			if nc != nil {
-				defer nc.Close()
-			}
-		})
-	}
-	close(gate)
-	storm.Wait()
+	fmt.Fprintln(command, "go")
+	result := line("storm: ")
 	lasted := time.Since(begun)
 	close(stop)
 	working.Wait()
-	if want := int64(n / 10); bad.Load() != want || good.Load() != int64(n)-want || wrong.Load() > 0 {
-		t.Errorf("%d are in, %d refused, %d neither, of %d", good.Load(), bad.Load(), wrong.Load(), n)
+	_ = command.Close()
+	if err := storm.Wait(); err != nil {
+		t.Error(err)
+	}
+	if want := fmt.Sprintf("%d in, %d refused, 0 neither", n-(n+9)/10, (n+9)/10); result != want {
+		t.Errorf("%s; want %s", result, want)
 	}
 	if measured {
 		t.Logf("%d logins in %v; p99 of established clients: %v before (%d statements), %v during (%d)",
@@ -125,6 +123,67 @@ func TestLoginStorm(t *testing.T) {
 	if len(took[1]) == 0 {
 		t.Error("nobody has worked meanwhile")
 	}
+}
+
+// TestStormClients is the other process.
+func TestStormClients(t *testing.T) {
+	count, addr, ok := strings.Cut(os.Getenv("PGPROXY_STORM_OF"), "@")
+	if !ok {
+		t.Skip("TestLoginStorm runs it") // and nobody else
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(saltedPasswords)
+	for _, who := range [][2]string{{testUser, testPassword}, {otherUser, otherSecret}, {testUser, "wrong"}, {otherUser, "wrong"}} {
+		nc, _, err := known.login(addr, who[0], who[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = nc.Close()
+	}
+	fmt.Println("ready")
+	input := bufio.NewReader(os.Stdin)
+	if _, err := input.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	var in, refused, neither atomic.Int64
+	var storm sync.WaitGroup
+	leave := make(chan struct{})
+	var left sync.WaitGroup
+	for i := range n {
+		storm.Add(1)
+		left.Go(func() {
+			user, password := testUser, testPassword
+			if i%2 == 1 {
+				user, password = otherUser, otherSecret
+			}
+			if i%10 == 0 {
+				password = "wrong"
+			}
+			nc, good, err := known.login(addr, user, password)
+			switch {
+			case err != nil || good == (password == "wrong"):
+				neither.Add(1)
+				t.Errorf("%s with %q: in %t, %v", user, password, good, err)
+			case good:
+				in.Add(1)
+			default:
+				refused.Add(1)
+			}
+			storm.Done()
+			<-leave
+			if nc != nil {
+				_ = nc.Close()
+			}
+		})
+	}
+	storm.Wait()
+	fmt.Printf("storm: %d in, %d refused, %d neither\n", in.Load(), refused.Load(), neither.Load())
+	_, _ = input.ReadString('\n') // the end of it
+	close(leave)
+	left.Wait()
 }
 
 func p99(took []time.Duration) time.Duration {

@@ -1,0 +1,50 @@
+package proxy
+
+import (
+	"runtime"
+	"time"
+)
+
+// A storm of logins must leave those alone who are in: what a login computes is done
+// for few at once, and connections are taken up no faster than that while many log
+// in. Nobody waits for a client that does not answer.
+
+const (
+	// crowdedAt is how many clients log in at once before accepting slows down.
+	crowdedAt = 32
+
+	// acceptPause is the least time between two connections then.
+	acceptPause = 300 * time.Microsecond
+)
+
+// entrance is where clients log in.
+type entrance struct {
+	slots chan struct{} // one token for each login that computes
+}
+
+func newEntrance() entrance {
+	return entrance{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+}
+
+// compute waits for the client's turn, until pause. Between the two it must wait for
+// nothing.
+func (c *loginConn) compute() {
+	if !c.computing {
+		c.s.srv.entrance.slots <- struct{}{}
+		c.computing = true
+	}
+}
+
+func (c *loginConn) pause() {
+	if c.computing {
+		c.computing = false
+		<-c.s.srv.entrance.slots
+	}
+}
+
+// pace slows an accept loop down while many log in.
+func (s *Server) pace() {
+	if s.entering.Load() > crowdedAt {
+		time.Sleep(acceptPause)
+	}
+}
