@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,22 +16,31 @@ const (
 
 	// acceptPause is the least time between two connections then.
 	acceptPause = 300 * time.Microsecond
+
+	// queuedAt is how many logins wait for their turn before accepting stops, for
+	// maxPauses at most: they are all on their way.
+	queuedAt  = 4
+	maxPauses = 300
 )
 
 // entrance is where clients log in.
 type entrance struct {
-	slots chan struct{} // one token for each login that computes
+	slots   chan struct{} // one token for each login that computes
+	waiting atomic.Int64  // for one
 }
 
-func newEntrance() entrance {
-	return entrance{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+func newEntrance() *entrance {
+	return &entrance{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
 // compute waits for the client's turn, until pause. Between the two it must wait for
 // nothing.
 func (c *loginConn) compute() {
 	if !c.computing {
-		c.s.srv.entrance.slots <- struct{}{}
+		e := c.s.srv.entrance
+		e.waiting.Add(1)
+		e.slots <- struct{}{}
+		e.waiting.Add(-1)
 		c.computing = true
 	}
 }
@@ -46,5 +56,8 @@ func (c *loginConn) pause() {
 func (s *Server) pace() {
 	if s.entering.Load() > crowdedAt {
 		time.Sleep(acceptPause)
+		for i := 1; i < maxPauses && s.entrance.waiting.Load() > queuedAt; i++ {
+			time.Sleep(acceptPause)
+		}
 	}
 }

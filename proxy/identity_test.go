@@ -22,8 +22,14 @@ func TestWarmPoolIsNoPassword(t *testing.T) {
 				user, password string
 				ok             bool
 			}{
-				{testUser, "wrong", false}, {testUser, "", false}, {testUser, otherSecret, false}, {"nobody", testPassword, false},
-				{otherUser, testPassword, false}, {testUser, testPassword, true}, {otherUser, otherSecret, true}, {testUser, otherSecret, false},
+				{testUser, "wrong", false},
+				{testUser, "", false},
+				{testUser, otherSecret, false},
+				{"nobody", testPassword, false},
+				{otherUser, testPassword, false},
+				{testUser, testPassword, true},
+				{otherUser, otherSecret, true},
+				{testUser, otherSecret, false},
 			} {
 				x, e := h.tryLogin(t, tt.user, tt.password, "database", "app")
 				if (e == nil) != tt.ok || e != nil && e.Code != wire.CodeInvalidPassword {

@@ -102,7 +102,7 @@ type Server struct {
 	asker    *asker
 	guessing *auth.Limiter // failed logins
 	failed   loginLog
-	entrance entrance
+	entrance *entrance
 
 	// Atomic, for observers.
 	draining atomic.Bool
