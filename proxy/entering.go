@@ -12,15 +12,15 @@ import (
 
 const (
 	// crowdedAt is how many clients log in at once before accepting slows down.
-	crowdedAt = 32
+	crowdedAt = 8
 
 	// acceptPause is the least time between two connections then.
-	acceptPause = 300 * time.Microsecond
+	acceptPause = 500 * time.Microsecond
 
 	// queuedAt is how many logins wait for their turn before accepting stops, for
 	// maxPauses at most: they are all on their way.
-	queuedAt  = 4
-	maxPauses = 300
+	queuedAt  = 2
+	maxPauses = 200
 )
 
 // entrance is where clients log in.
