@@ -161,6 +161,9 @@ func TestLDAPSilent(t *testing.T) {
 		})
 	}
 	<-full
+	if n := len(dir.slots); n != maxLDAP {
+		t.Errorf("%d slots are taken, want %d", n, maxLDAP)
+	}
 	other := New(config.AuthSCRAM, users(t, "bob", "secret"), nil, nil)
 	if _, err := try(t, other, &client{user: "bob", password: "secret"}); err != nil {
 		t.Errorf("another's login meanwhile: %v", err)
