@@ -168,11 +168,11 @@ func TestLDAPSilent(t *testing.T) {
 	if _, err := try(t, other, &client{user: "bob", password: "secret"}); err != nil {
 		t.Errorf("another's login meanwhile: %v", err)
 	}
-	stop()
-	all.Wait()
 	if n := asked.Load(); n != maxLDAP {
 		t.Errorf("the directory was asked %d times at once, want %d", n, maxLDAP)
 	}
+	stop()
+	all.Wait()
 }
 
 // TestLDAPGoesAway: a connection that ends is no answer.
