@@ -83,7 +83,7 @@ func defaultProxy() Proxy {
 		PoolMode: PoolTransaction, DefaultPoolSize: 20, MaxClientConn: 10000, MaxReplicationConnections: 10, QueryWaitTimeout: 120 * time.Second,
 		ServerIdleTimeout: 600 * time.Second, ServerLifetime: 3600 * time.Second, ServerCheckDelay: 30 * time.Second,
 		ServerConnectTimeout: 15 * time.Second, ServerLoginRetry: time.Second, ServerResetQuery: "DISCARD ALL",
-		MaxPreparedStatements: 200, SessionAuditRatio: 100, MaxClientPreparedStatements: 10_000, PreparedStatementMemory: 256 << 20,
+		MaxPreparedStatements: 200, DeferredBegin: true, SessionAuditRatio: 100, MaxClientPreparedStatements: 10_000, PreparedStatementMemory: 256 << 20,
 		ServerCheckInterval: time.Second, LSNInterval: 200 * time.Millisecond, CatalogInterval: time.Minute,
 		ServerRamp: 5 * time.Second, DNSMaxTTL: 15 * time.Second,
 		CancelWaitTimeout: 10 * time.Second, ShutdownTimeout: 60 * time.Second, DrainRate: 1000, SuspendTimeout: 10 * time.Second,

@@ -62,7 +62,7 @@ func TestCancelHitsOneClient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: "default_pool_size = 3"})
 			victim, other, block := h.Client(t), h.Client(t), h.Client(t)
-			block.Query("BEGIN")
+			begin(block)
 			victim.Send(batch("SELECT 'victim " + name + "' FROM pg_sleep(60)"))
 			other.Send(batch("SELECT 'other " + name + "' FROM pg_sleep(0.5)"))
 			waitSleeping(t, c, "victim "+name)
@@ -89,7 +89,7 @@ func TestCancelInTransaction(t *testing.T) {
 	relay := pgtest.NewRelay(t, c.Primary.Addr())
 	h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: "default_pool_size = 1"})
 	a := h.Client(t)
-	a.Query("BEGIN")
+	begin(a)
 	// Nothing is under way: nothing is sent to the server, and the next statement
 	// is not hit.
 	before := relay.Accepted()
@@ -117,7 +117,7 @@ func TestCancelWaiting(t *testing.T) {
 			relay := pgtest.NewRelay(t, c.Primary.Addr())
 			h := newHarness(t, harnessOptions{Servers: []string{relay.Addr()}, Proxy: "default_pool_size = 1"})
 			holder, waiter, behind := h.Client(t), h.Client(t), h.Client(t)
-			holder.Query("BEGIN")
+			begin(holder)
 			waiter.Send(batch)
 			h.waitState(t, waiter, "waiting")
 			behind.Send(pgtest.Query("SELECT 'behind'"))

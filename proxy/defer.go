@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"errors"
 
 	"pgproxy/backend"
 	"pgproxy/config"
@@ -16,14 +15,20 @@ import (
 // the server skips the statement if BEGIN fails: the client hears that error in its
 // place. A COMMIT or ROLLBACK right behind BEGIN is answered here as well.
 //
+// Where no server can be had for it, that is an error in the transaction: the client
+// hears it, and is in a failed transaction block, which a server is made to have as
+// well if anything but its end is asked for.
+//
 // The connection is chosen by BEGIN, not by the statement. A BEGIN that a replica
 // could run, or whose place the client may still change, is not put off.
 
 // begun is a BEGIN that was answered and that no server has heard of.
 type begun struct {
-	sql  string
-	plan *router.Plan
-	own  bool // it is sent alone, and its answer waited for
+	sql    string
+	plan   *router.Plan
+	portal bool // it came as a batch: its portal stays
+	own    bool // it is sent alone, and its answer waited for
+	failed bool // the client has had an error in its transaction
 }
 
 // defers reports whether a BEGIN can be put off: it stands alone, and would go to
@@ -56,10 +61,21 @@ func plain(plan *router.Plan) bool {
 
 // localStatus is the state of the client's transaction while it has no server.
 func (s *Session) localStatus() wire.TxStatus {
-	if s.begun != nil {
-		return wire.TxInside
+	switch {
+	case s.begun == nil:
+		return wire.TxIdle
+	case s.begun.failed:
+		return wire.TxFailed
 	}
-	return wire.TxIdle
+	return wire.TxInside
+}
+
+// endTag is the tag of the statement that ends the transaction which was put off.
+func (s *Session) endTag(plan *router.Plan) string {
+	if s.begun != nil && s.begun.failed {
+		return "ROLLBACK"
+	}
+	return plan.Tag
 }
 
 // putOff notes a BEGIN, or forgets the one that was put off.
@@ -75,6 +91,7 @@ func (s *Session) deferQuery(a *assembly, plan *router.Plan, q []byte, h wire.He
 	if s.open {
 		return false, nil
 	}
+	tag := s.endTag(plan)
 	switch {
 	case s.begun == nil:
 		if plan.Effects&router.EffectBegin == 0 || a.holding || !s.defers(plan) {
@@ -89,7 +106,7 @@ func (s *Session) deferQuery(a *assembly, plan *router.Plan, q []byte, h wire.He
 		return false, s.beginNow(a)
 	}
 	s.unnamed.drop() // as the server does
-	return true, s.writeLocal(wire.AppendReadyForQuery(wire.AppendCommandComplete(nil, plan.Tag), s.localStatus()))
+	return true, s.writeLocal(wire.AppendReadyForQuery(wire.AppendCommandComplete(nil, tag), s.localStatus()))
 }
 
 // deferBatch is deferQuery for a batch of the extended protocol that starts at q and
@@ -146,13 +163,13 @@ func (s *Session) deferBatch(a *assembly, plan *router.Plan, q []byte) (n int, e
 				return 0, nil
 			}
 			ran = true
-			out = wire.AppendCommandComplete(out, plan.Tag)
+			out = wire.AppendCommandComplete(out, s.endTag(plan))
 		case wire.Sync:
 			if h.Body != 0 || !ran || len(sql) == 0 {
 				return 0, nil
 			}
 			if s.begun == nil {
-				s.putOff(&begun{sql: string(sql), plan: plan})
+				s.putOff(&begun{sql: string(sql), plan: plan, portal: true})
 			} else {
 				s.putOff(nil)
 			}
@@ -177,6 +194,13 @@ func (s *Session) begin(a *assembly) {
 	n := len(a.owed)
 	p := a.out.Made()
 	a.owed, *p = s.lease.Inside(b.sql, s, a.owed, *p)
+	if !b.portal {
+		*p = wire.AppendTarget(*p, wire.Close, 'P', "")
+		a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Do: backend.Swallow, Sink: s})
+	}
+	if b.failed {
+		a.owed, *p = s.lease.Inside(refusals[wire.CodeUndefinedObject], s, a.owed, *p)
+	}
 	if b.own {
 		for i := range a.owed[n:] {
 			a.owed[n+i].Own = true
@@ -195,10 +219,12 @@ func (s *Session) endBegin(a *assembly) {
 }
 
 // beginNow sends the BEGIN that was put off and waits for its answer: the lease is
-// kept then, in a transaction.
+// kept then, in a transaction, or in a failed one.
 func (s *Session) beginNow(a *assembly) error {
-	s.begun.own = true
-	if err := s.lend(a, s.begun.plan); err != nil {
+	b := s.begun
+	b.own = true
+	if err := s.lend(a, b.plan); err != nil {
+		b.own = false
 		return err
 	}
 	pin, brief := a.pin, backend.PinBrief&^a.pin
@@ -213,22 +239,10 @@ func (s *Session) beginNow(a *assembly) error {
 	}
 	a.holding, a.pin = true, pin
 	c.Unpin(brief) // it is held
-	if st := c.State(); st.Failed != nil {
+	if st := c.State(); st.Failed != nil && (!b.failed || st.Status != wire.TxFailed) {
 		e := *st.Failed
 		e.Severity = wire.SeverityFatal
 		return &e
 	}
 	return nil
-}
-
-// lateError is what becomes of the error of a client whose BEGIN was answered and
-// that no server can be had for: its transaction cannot go on.
-func lateError(err error) error {
-	var e *wire.Error
-	if !errors.As(err, &e) || e.Fatal() {
-		return err
-	}
-	fatal := *e
-	fatal.Severity = wire.SeverityFatal
-	return fatal.Because(err)
 }

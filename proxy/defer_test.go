@@ -17,7 +17,7 @@ func TestDeferredBegin(t *testing.T) {
 	if err := c.Exec(t.Context(), "CREATE TABLE IF NOT EXISTS deferred (i int); GRANT ALL ON deferred TO public"); err != nil {
 		t.Fatal(err)
 	}
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
 	a, b := h.Client(t), h.Client(t)
 	a.Skip = "S"
 	query := func(sql string) []byte { return pgtest.Query(sql) }
@@ -111,7 +111,7 @@ func TestDeferredBegin(t *testing.T) {
 // not run.
 func TestDeferredBeginFails(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[1:2], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"}) // a standby
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[1:2], Proxy: trust + "default_pool_size = 1"}) // a standby
 	a, b := h.Client(t), h.Client(t)
 	for range 2 {
 		same(t, a, "BEGIN ISOLATION LEVEL SERIALIZABLE", "C(BEGIN) Z(T)")
@@ -134,11 +134,80 @@ func TestDeferredBeginFails(t *testing.T) {
 	same(t, b, "SELECT 2", "T D(2) C(SELECT 1) Z(I)")
 }
 
+// TestDeferredBeginCanceled: a client that stops waiting for a server has a failed
+// transaction, and ends it without one.
+func TestDeferredBeginCanceled(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+	a, holder := h.Client(t), h.Client(t)
+	a.Skip = "S"
+	query := func(sql string) []byte { return pgtest.Query(sql) }
+	for name, v := range map[string]struct {
+		send   func(string) []byte
+		before string
+	}{"simple": {query, ""}, "extended": {func(sql string) []byte { return pgtest.Extended(sql) }, "1 2 n "}} {
+		t.Run(name, func(t *testing.T) {
+			for _, first := range []string{"SELECT 'mine'", "SET LOCAL work_mem = '9MB'"} {
+				for _, then := range []struct{ sql, want string }{
+					{"COMMIT", v.before + "C(ROLLBACK) Z(I)"},
+					{"ROLLBACK", v.before + "C(ROLLBACK) Z(I)"},
+					{"SELECT 1", "E(25P02) Z(E)"},
+					{"no sql", "E(42601) Z(E)"},
+					{"SET work_mem = '9MB'", "E(25P02) Z(E)"},
+					{"ROLLBACK TO s", v.before + "E(3B001) Z(E)"},
+				} {
+					begin(holder)
+					a.Send(v.send("BEGIN"))
+					a.Expect(v.before + "C(BEGIN) Z(T)")
+					a.Send(v.send(first))
+					h.waitState(t, a, "waiting")
+					a.Cancel(h.Addr)
+					a.Expect("E(57014) Z(E)")
+					a.Send(pgtest.Sync())
+					a.Expect("Z(E)")
+					goesOn := strings.HasSuffix(then.want, "Z(E)")
+					if goesOn {
+						same(t, holder, "COMMIT", "C(COMMIT) Z(I)")
+					}
+					a.Send(v.send(then.sql))
+					a.Expect(then.want)
+					if goesOn {
+						a.Send(v.send("COMMIT"))
+						a.Expect(v.before + "C(ROLLBACK) Z(I)")
+					} else {
+						same(t, holder, "COMMIT", "C(COMMIT) Z(I)")
+					}
+					same(t, a, "SHOW work_mem", "T D(4MB) C(SHOW) Z(I)")
+				}
+			}
+		})
+	}
+}
+
+// TestDeferredBeginPortal: as far as the client can tell, BEGIN has left the portal
+// that its protocol leaves.
+func TestDeferredBeginPortal(t *testing.T) {
+	c := oracleSetup(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
+	d, p := direct(t, c), h.Client(t)
+	for begin, msg := range map[string][]byte{"Query": pgtest.Query("BEGIN"), "batch": pgtest.Extended("BEGIN")} {
+		for name, behind := range map[string][]byte{
+			"Execute": pgtest.Execute("", 0), "Describe portal": pgtest.Describe('P', ""), "Close portal": pgtest.Close('P', ""),
+			"Bind": pgtest.Bind("", ""), "Describe statement": pgtest.Describe('S', ""), "empty": pgtest.Query(""),
+		} {
+			script := ext(msg, behind, pgtest.Execute("", 0), pgtest.Sync())
+			if got, want := play(p, script, 0), play(d, script, 0); got != want {
+				t.Errorf("%s, %s\n got %s\nwant %s", begin, name, got, want)
+			}
+		}
+	}
+}
+
 // TestDeferredBeginTimeout: who says BEGIN and nothing more is idle in a
 // transaction.
 func TestDeferredBeginTimeout(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\nidle_transaction_timeout = \"100ms\""})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "idle_transaction_timeout = \"100ms\""})
 	a := h.Client(t)
 	same(t, a, "BEGIN", "C(BEGIN) Z(T)")
 	within(t, 10*time.Second, "the timeout", func() {
@@ -164,7 +233,7 @@ func TestDeferredBeginIsSentAgain(t *testing.T) {
 		"all at once":         {pgtest.Join(pgtest.Query("BEGIN"), insert), "C(BEGIN) Z(T) C(INSERT 0 1) Z(T)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\ndefault_pool_size = 1"})
+			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
 			a := h.Client(t)
 			if !strings.HasPrefix(v.want, "C(BEGIN)") {
 				same(t, a, "BEGIN", "C(BEGIN) Z(T)")

@@ -129,7 +129,7 @@ func TestTemporaryTablesOfOneName(t *testing.T) {
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: "default_pool_size = 1"})
 	for i, columns := range []string{"a int", "a text, b int", "a date"} {
 		a := h.Client(t)
-		a.Query("BEGIN")
+		begin(a)
 		a.Query("CREATE TEMP TABLE edition_temp (" + columns + ") ON COMMIT DROP")
 		if got, want := parseAndRun(a, "n", "SELECT * FROM edition_temp"), "1 2 C(SELECT 0) Z(T)"; got != want {
 			t.Errorf("client %d got %s, want %s", i, got, want)

@@ -580,6 +580,9 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 		if known {
 			s.unname(string(name))
 		}
+		if s.begun != nil && kind == 'P' && len(name) == 0 {
+			s.begun.portal = false
+		}
 		return true, s.writeLocal(wire.AppendEmpty(nil, wire.CloseComplete))
 	}
 	if known {

@@ -140,6 +140,13 @@ func (h *harness) client(t testing.TB, database string) *pgtest.RawClient {
 	return c
 }
 
+// begin starts a transaction and gives it a server connection, which BEGIN alone does
+// not take.
+func begin(c *pgtest.RawClient) {
+	c.Query("BEGIN")
+	c.Query("SELECT 1")
+}
+
 // port is that of a server, as the configuration has it.
 func port(n *pgtest.Node) string { return strconv.Itoa(n.Port) }
 

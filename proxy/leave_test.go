@@ -29,16 +29,16 @@ const insertMark = "INSERT INTO leavers VALUES ('mark')"
 // row behind that must not become visible.
 var states = map[string]func(c *pgtest.RawClient){
 	"in transaction": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 	},
 	"failed transaction": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		c.Query("SELECT 1/0")
 	},
 	"inside savepoint": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query("SAVEPOINT a")
 		c.Query(insertMark)
 		c.Query("SELECT 1/0")
@@ -51,30 +51,30 @@ var states = map[string]func(c *pgtest.RawClient){
 		c.Send(pgtest.CopyData("mark\n"), pgtest.CopyData("mark\n"))
 	},
 	"COPY OUT": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		c.Send(pgtest.Query("COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT"))
 		c.Expect("H d d d")
 	},
 	"mid-result": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		c.Send(pgtest.Query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"))
 		c.Expect("T D D D")
 	},
 	"running": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		c.Send(pgtest.Query("SELECT pg_sleep(3600)"))
 	},
 	"half a Bind": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		bind := pgtest.Bind("", "", string(bytes.Repeat([]byte("x"), 100)))
 		c.Send(pgtest.Parse("", "INSERT INTO leavers VALUES ($1)"), pgtest.Bind("", "", "mark"), pgtest.Execute("", 0), pgtest.Flush(), bind[:len(bind)/2])
 		c.Expect("1 2 C(INSERT 0 1)")
 	},
 	"half a Query": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		q := pgtest.Query("SELECT 1")
 		c.Send(q[:len(q)-2])
@@ -85,7 +85,7 @@ var states = map[string]func(c *pgtest.RawClient){
 	},
 	"Parse without Sync": func(c *pgtest.RawClient) { c.Send(pgtest.Parse("", insertMark)) },
 	"portal suspended": func(c *pgtest.RawClient) {
-		c.Query("BEGIN")
+		begin(c)
 		c.Query(insertMark)
 		c.Send(pgtest.Parse("", "SELECT i FROM generate_series(1, 9) i"), pgtest.Bind("p", ""), pgtest.Execute("p", 2), pgtest.Flush())
 		c.Expect("1 2 D(1) D(2) s")
@@ -150,7 +150,7 @@ func TestLeaveQueue(t *testing.T) {
 	holder, next := h.Client(t), h.Client(t)
 	for how, leave := range leaves {
 		t.Run(how, func(t *testing.T) {
-			holder.Query("BEGIN")
+			begin(holder)
 			a := h.Client(t)
 			a.Send(pgtest.Query("BEGIN"), pgtest.Query(insertMark))
 			h.waitState(t, a, "waiting")
@@ -190,7 +190,7 @@ func TestLeaveLogin(t *testing.T) {
 	// Waiting for a server at the end of the login.
 	h = newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1"})
 	holder := h.Client(t)
-	holder.Query("BEGIN")
+	begin(holder)
 	a := pgtest.DialRaw(t, h.Addr)
 	a.Startup("user", testUser, "database", "app", "work_mem", "5MB")
 	a.Expect("R(0)")

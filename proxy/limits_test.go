@@ -23,7 +23,7 @@ func TestTransactionTimeout(t *testing.T) {
 	idle, busy, none := h.Client(t), h.Client(t), h.Client(t)
 	bobInside, bobIdle := bob(), bob()
 	for _, x := range []*pgtest.RawClient{idle, busy, bobInside} {
-		x.Query("BEGIN")
+		begin(x)
 	}
 	busy.Send(pgtest.Query("SELECT pg_sleep(60)"))
 	for _, tt := range []struct {
@@ -54,7 +54,7 @@ func TestClientIdleInSessionMode(t *testing.T) {
 	c := realCluster(t)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "pool_mode = \"session\"\nclient_idle_timeout = \"1s\"\n"})
 	a, inside := h.Client(t), h.Client(t)
-	inside.Query("BEGIN")
+	begin(inside)
 	same(t, a, "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
 	if e := refusal(t, a); code(e) != "08P01" || e.Message != "client_idle_timeout" {
 		t.Errorf("got %v", e)
@@ -70,7 +70,7 @@ func TestQueryWaitNotify(t *testing.T) {
 		Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1\nquery_wait_notify = \"1s\"\n",
 	})
 	holder, waiter := h.Client(t), h.Client(t)
-	holder.Query("BEGIN")
+	begin(holder)
 	waiter.Send(pgtest.Query("SELECT 2"))
 	m := waiter.Read()
 	if m.Type != 'N' || m.Err().Message != "No server connection available in postgres backend, client being queued" {
@@ -79,7 +79,7 @@ func TestQueryWaitNotify(t *testing.T) {
 	holder.Query("COMMIT")
 	waiter.Expect("T D(2) C(SELECT 1) Z(I)")
 	// Another wait is another notice.
-	holder.Query("BEGIN")
+	begin(holder)
 	waiter.Send(pgtest.Query("SELECT 3"))
 	if m := waiter.Read(); m.Type != 'N' {
 		t.Fatalf("got %s", m)
@@ -96,7 +96,7 @@ func TestQueryWaitTimeouts(t *testing.T) {
 				Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1\nquery_wait_notify = 0\n" + line + " = \"1s\"\n",
 			})
 			holder, waiter := h.Client(t), h.Client(t)
-			holder.Query("BEGIN")
+			begin(holder)
 			waiter.Send(pgtest.Query("SELECT 2"))
 			if e := refusal(t, waiter); code(e) != "08P01" || e.Message != want {
 				t.Errorf("got %v", e)

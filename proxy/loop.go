@@ -250,7 +250,7 @@ func (s *Session) functionCall(a *assembly, h wire.Header) (int, bool, error) {
 	s.unit.keep = false
 	if s.begun != nil {
 		if err := s.beginNow(a); err != nil {
-			return 0, false, err
+			return s.failQuery(err, h)
 		}
 	}
 	if err := s.need(a, functionPlan); err != nil {
@@ -306,8 +306,10 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 		return 0, true, nil
 	}
 	if s.begun != nil || plan.Effects.Any(router.EffectBegin) {
-		if done, err := s.deferQuery(a, plan, q, h); done || err != nil {
-			return h.Size(), false, err
+		if done, err := s.deferQuery(a, plan, q, h); err != nil {
+			return s.failQuery(err, h)
+		} else if done {
+			return h.Size(), false, nil
 		}
 	}
 	switch {
@@ -401,7 +403,7 @@ func (s *Session) failQuery(err error, h wire.Header) (int, bool, error) {
 	if !errors.As(err, &e) || e.Fatal() {
 		return 0, false, err
 	}
-	if err := s.writeLocal(wire.AppendReadyForQuery(e.Append(nil), wire.TxIdle)); err != nil {
+	if err := s.writeLocal(wire.AppendReadyForQuery(e.Append(nil), s.localStatus())); err != nil {
 		return 0, false, err
 	}
 	return s.discard(h)
@@ -509,8 +511,12 @@ func (s *Session) keep(a *assembly, plan *router.Plan) (kept bool, err error) {
 
 // lendBlock is lend for the first statement behind a BEGIN that was put off.
 func (s *Session) lendBlock(a *assembly, plan *router.Plan) error {
+	if s.begun.failed && !s.begun.own {
+		return s.beginNow(a)
+	}
 	if err := s.lendNew(a, s.begun.plan); err != nil {
-		return lateError(err)
+		s.begun.failed = true
+		return err
 	}
 	s.begin(a)
 	if s.sight.blind {

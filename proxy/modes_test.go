@@ -207,7 +207,7 @@ func TestQueryWaitTimeout(t *testing.T) {
 	c := realCluster(t)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 1\nquery_wait_timeout = \"400ms\""})
 	holder, waiter := h.Client(t), h.Client(t)
-	holder.Query("BEGIN")
+	begin(holder)
 	waiter.Send(pgtest.Query("SELECT 1"))
 	if e := refusal(t, waiter); code(e) != "08P01" || e.Message != "query_wait_timeout" {
 		t.Errorf("got %v", e)
@@ -255,7 +255,7 @@ func TestAlike(t *testing.T) {
 			seen := make(map[string]bool)
 			for range 3 * len(addrs(c)) {
 				a := h.Client(t)
-				a.Query("BEGIN")
+				begin(a)
 				where := value(a, "SELECT pg_is_in_recovery() || inet_server_port()::text")
 				for range 3 {
 					if got := value(a, "SELECT pg_is_in_recovery() || inet_server_port()::text"); got != where {

@@ -74,7 +74,7 @@ func (s *Session) proof() proof {
 func (s *Session) parseAlone(q []byte, h wire.Header, m wire.ParseMessage) (n int, err error) {
 	sync := q[h.Size():]
 	if len(m.Name) == 0 || s.mayName() != nil || s.stmts[string(m.Name)] != nil || s.lease != nil && s.lease.HeldBy(s) ||
-		len(sync) < wire.HeaderLen || sync[0] != wire.Sync {
+		s.localStatus() == wire.TxFailed || len(sync) < wire.HeaderLen || sync[0] != wire.Sync {
 		return 0, nil
 	}
 	if sh, err := wire.ReadHeader(sync, s.maxPacket()); err != nil || sh.Body != 0 {

@@ -392,7 +392,7 @@ func TestListenMissesNothing(t *testing.T) {
 		if i%2 == 0 {
 			same(t, a, "LISTEN "+name, "C(LISTEN) Z(I)")
 		} else {
-			a.Query("BEGIN")
+			begin(a)
 			same(t, a, "LISTEN "+name, "C(LISTEN) Z(T)")
 			b.Query("NOTIFY " + name + ", 'before'")
 			same(t, a, "COMMIT", "C(COMMIT) Z(I)")
@@ -482,7 +482,7 @@ func TestListenLimits(t *testing.T) {
 	h.waitState(t, b, "waiting")
 	a.Terminate()
 	b.Expect("T D(1) C(SELECT 1) Z(I)") // when the listener has been idle for a while
-	b.Query("BEGIN")
+	begin(b)
 	a = h.Client(t)
 	same(t, a, "LISTEN one", "E(53300) Z(I)")
 }
@@ -561,7 +561,7 @@ func TestListeningChannels(t *testing.T) {
 	a.Expect(`1 2 T D(T'w\\o) D(one) C(SELECT 2) Z(I)`)
 	a.Send(pgtest.Parse("s", ask), pgtest.Sync(), pgtest.Bind("", "s"), pgtest.Execute("", 0), pgtest.Sync())
 	a.Expect(`1 Z(I) 2 D(T'w\\o) D(one) C(SELECT 2) Z(I)`)
-	a.Query("BEGIN")
+	begin(a)
 	a.Query("UNLISTEN one")
 	same(t, a, ask, `T D(T'w\\o) D(one) C(SELECT 2) Z(T)`)
 	a.Query("COMMIT")

@@ -21,13 +21,18 @@ const endMark = "end of the script"
 // is 0, and returns the trace of all answers.
 func play(c *pgtest.RawClient, script []byte, cut int) string {
 	p := withEnd(script)
-	w := &pgtest.CutWriter{W: c.Conn(), Pause: time.Millisecond}
+	w := &pgtest.CutWriter{W: trySender{c}, Pause: time.Millisecond}
 	if cut > 0 && cut < len(p) {
 		w.Cuts = []int{cut}
 	}
 	_, _ = w.Write(p) // the script may have closed the connection: answers will say so
 	return answers(c)
 }
+
+// trySender writes with the client's timeout for each write.
+type trySender struct{ c *pgtest.RawClient }
+
+func (w trySender) Write(p []byte) (int, error) { return len(p), w.c.TrySend(p) }
 
 // withEnd adds what tells the end of a script's answers.
 func withEnd(script []byte) []byte {
@@ -36,6 +41,7 @@ func withEnd(script []byte) []byte {
 
 // answers reads up to that end and returns the trace.
 func answers(c *pgtest.RawClient) string {
+	defer c.Trace() // a client that plays many scripts does not keep them
 	var msgs []pgtest.Msg
 	for {
 		m, err := c.TryRead()

@@ -89,7 +89,7 @@ func TestOwnParameters(t *testing.T) {
 				}
 			}
 			// In a transaction an error is an error of the transaction.
-			a.Query("BEGIN")
+			begin(a)
 			if got := do(a, "SHOW pgproxy.target"); !strings.Contains(got, "Z(T)") {
 				t.Errorf("in a transaction: %s", got)
 			}
@@ -185,7 +185,7 @@ func TestBadHints(t *testing.T) {
 			}
 		}
 	}
-	a.Query("BEGIN")
+	begin(a)
 	if got := a.Query("/* pgproxy: taget=primary */ SELECT 1"); got != "E(22023) Z(E)" {
 		t.Errorf("in a transaction: %s", got)
 	}
@@ -205,7 +205,7 @@ func TestSetLocalTarget(t *testing.T) {
 	a := h.Client(t)
 	same(t, a, "SET LOCAL pgproxy.target = 'primary'", "N(25P01) C(SET) Z(I)")
 	same(t, a, "SHOW pgproxy.target", "T D() C(SHOW) Z(I)")
-	a.Query("BEGIN")
+	begin(a)
 	same(t, a, "SET LOCAL pgproxy.target = 'primary'", "C(SET) Z(T)")
 	same(t, a, "SET LOCAL pgproxy.target = 'fast'", "E(22023) Z(E)")
 	a.Query("ROLLBACK")

@@ -149,7 +149,7 @@ func TestStalePlan(t *testing.T) {
 	r.Expect("2 D(1,2,3) C(SELECT 1) 2 D(1,2,3) C(SELECT 1) 2 D(1,2,3) C(SELECT 1) Z(I)")
 	// In a transaction the client hears it, as on a direct connection; the next use works.
 	setup(t, c, "ALTER TABLE stale ADD COLUMN l int DEFAULT 4")
-	r.Query("BEGIN")
+	begin(r)
 	use("E(0A000) Z(E)")
 	r.Query("ROLLBACK")
 	use("2 T D(1,2,3,4) C(SELECT 1) Z(I)")

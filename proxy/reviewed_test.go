@@ -34,7 +34,7 @@ func TestListenMovesItsBlock(t *testing.T) {
 	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust + "default_pool_size = 2\n", Database: untilWrite})
 	a := h.Client(t)
 	for i := range 3 {
-		a.Query("BEGIN")
+		begin(a)
 		a.Query("SELECT 1")
 		if got := a.Query("LISTEN moved"); got != "C(LISTEN) Z(T)" {
 			t.Fatalf("%d: LISTEN: %s", i, got)
@@ -61,9 +61,9 @@ func TestListenMovesItsBlock(t *testing.T) {
 // whose BEGIN was put off.
 func TestDeferredBeginFailsWithIts(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\n"})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust})
 	a := h.Client(t)
-	a.Query("BEGIN")
+	begin(a)
 	a.Send(pgtest.Extended("SHOW pgproxy.nonsense"))
 	if got := pgtest.Trace(a.ReadUntilReady()); got != "E(42704) Z(E)" {
 		t.Errorf("the error: %s", got)
@@ -77,9 +77,9 @@ func TestDeferredBeginFailsWithIts(t *testing.T) {
 // and gets no ReadyForQuery of its own.
 func TestDeferredBeginOneReady(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "deferred_begin = true\n"})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust})
 	a := h.Client(t)
-	a.Query("BEGIN")
+	begin(a)
 	a.Send(pgtest.Parse("", "no sql"), pgtest.Query("SELECT 1"), pgtest.Sync())
 	if got := pgtest.Trace(a.ReadUntilReady()); got != "E(42601) Z(E)" {
 		t.Errorf("answer %s", got)

@@ -55,7 +55,7 @@ func TestSettingsTooLong(t *testing.T) {
 	c := realCluster(t)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2"})
 	a, b := h.Client(t), h.Client(t)
-	a.Query("BEGIN")
+	begin(a)
 	a.Query("SET my.big = '" + strings.Repeat("x", 40000) + "'")
 	a.Query("COMMIT")
 	pinned := func() bool {

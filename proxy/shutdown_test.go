@@ -51,7 +51,7 @@ func TestShutdown(t *testing.T) {
 	census := pgtest.NewCensus(t, c.Primary)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 3"})
 	idle, inside, busy := h.Client(t), h.Client(t), h.Client(t)
-	inside.Query("BEGIN")
+	begin(inside)
 	busy.Send(pgtest.Query("SELECT 'busy' FROM pg_sleep(0.7)"))
 	waitSleeping(t, c, "busy")
 	ended := make(chan error, 1)
@@ -105,7 +105,7 @@ func TestShutdownCut(t *testing.T) {
 	} {
 		h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 3"})
 		inside, busy, copying, waiting := h.Client(t), h.Client(t), h.Client(t), h.Client(t)
-		inside.Query("BEGIN")
+		begin(inside)
 		inside.Query(insertMark)
 		busy.Send(pgtest.Query("SELECT 'cut' FROM pg_sleep(3600)"))
 		waitSleeping(t, c, "cut")
@@ -139,7 +139,7 @@ func TestPause(t *testing.T) {
 	c := realCluster(t)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2\nquery_wait_timeout = \"300ms\""})
 	inside, waiting, late := h.Client(t), h.Client(t), h.Client(t)
-	inside.Query("BEGIN")
+	begin(inside)
 	paused := make(chan error, 1)
 	go func() {
 		ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
@@ -170,7 +170,7 @@ func TestPause(t *testing.T) {
 	// Who waits when the time of the pause is over is let go on by RESUME only.
 	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer stop()
-	inside.Query("BEGIN")
+	begin(inside)
 	if err := h.Pools.Pause(ctx, "app"); err == nil {
 		t.Error("paused while a transaction is open")
 	}
@@ -184,7 +184,7 @@ func TestKill(t *testing.T) {
 	other := fmt.Sprintf("[databases.other]\ndbname = \"postgres\"\nservers = [{ host = \"127.0.0.1\", port = %d, role = \"primary\" }]\n", c.Primary.Port)
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2", More: other})
 	idle, inside, busy := h.Client(t), h.Client(t), h.Client(t)
-	inside.Query("BEGIN")
+	begin(inside)
 	busy.Send(pgtest.Query("SELECT 'killed' FROM pg_sleep(3600)"))
 	waitSleeping(t, c, "killed")
 	x := pgtest.DialRaw(t, h.Addr)
@@ -218,8 +218,8 @@ func TestApply(t *testing.T) {
 		return x
 	}
 	a, b, idle, inside := h.Client(t), h.Client(t), login(), login()
-	a.Query("BEGIN")
-	inside.Query("BEGIN")
+	begin(a)
+	begin(inside)
 	b.Send(pgtest.Query("SELECT 'b'"))
 	h.waitState(t, b, "waiting")
 
@@ -235,7 +235,7 @@ func TestApply(t *testing.T) {
 	if _, e := h.tryLogin(t, testUser, "", "database", "other"); code(e) != "3D000" {
 		t.Errorf("login to a removed database: %v", e)
 	}
-	b.Query("BEGIN")
+	begin(b)
 	opt.Proxy = trust + "default_pool_size = 1"
 	h.apply(t, opt)
 	same(t, a, "COMMIT", "C(COMMIT) Z(I)")

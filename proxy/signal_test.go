@@ -38,7 +38,7 @@ func TestTerminateClient(t *testing.T) {
 			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: "default_pool_size = 3"})
 			killer, idle, busy, bystander := h.Client(t), h.Client(t), h.Client(t), h.Client(t)
 			idle.Query("SELECT 1")
-			bystander.Query("BEGIN")
+			begin(bystander)
 			busy.Send(pgtest.Query("SELECT 'busy " + name + "' FROM pg_sleep(60)"))
 			waitSleeping(t, c, "busy "+name)
 			for _, victim := range []*pgtest.RawClient{idle, busy} {

@@ -255,7 +255,7 @@ func TestPreparedBounds(t *testing.T) {
 		}
 		r.Send(pgtest.Extended("PREPARE d AS " + text))
 		r.Expect("1 E(53200) Z(I)")
-		r.Query("BEGIN")
+		begin(r)
 		same(t, r, "PREPARE d AS "+text, "E(53200) Z(E)")
 		if got := prepare(r, "d", text); got != "E(25P02) Z(E)" {
 			t.Errorf("Parse in a failed transaction: %s", got)
@@ -318,7 +318,7 @@ func TestSequences(t *testing.T) {
 			if got := ask(a, "SELECT currval('told_b')"); !strings.HasSuffix(got, "E(55000) Z(I)") {
 				t.Errorf("the first one asks for the other's: %s", got)
 			}
-			a.Query("BEGIN")
+			begin(a)
 			ask(a, "SELECT nextval('told_a')")
 			if got := ask(a, "SELECT lastval()"); got != "D(2) C(SELECT 1) Z(T)" {
 				t.Errorf("in a transaction: %s", got)
@@ -330,7 +330,7 @@ func TestSequences(t *testing.T) {
 	// With several server connections a client goes back to its own.
 	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2"})
 	a, b := h.Client(t), h.Client(t)
-	b.Query("BEGIN")
+	begin(b)
 	same(t, a, "SELECT nextval('told_a') > 0", oneRow("t"))
 	b.Query("SELECT nextval('told_b')")
 	b.Query("COMMIT") // on top of the idle ones

@@ -17,7 +17,7 @@ func TestClientTimeouts(t *testing.T) {
 	start := func(line string) (h *harness, idle, inside, busy *pgtest.RawClient) {
 		h = newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + line + "default_pool_size = 5\n", Untidy: "several proxies at a time"})
 		idle, inside, busy = h.Client(t), h.Client(t), h.Client(t)
-		inside.Query("BEGIN")
+		begin(inside)
 		busy.Send(pgtest.Query("SELECT 'busy' FROM pg_sleep(3)"))
 		return h, idle, inside, busy
 	}
@@ -32,7 +32,7 @@ func TestClientTimeouts(t *testing.T) {
 	h2, idle2, inside2, busy2 := start("query_timeout = \"2s\"\n")
 	_, idle3, inside3, busy3 := start("client_idle_timeout = \"1s\"\n")
 	working := h1.Client(t) // in a transaction, with a statement that takes longer
-	working.Query("BEGIN")
+	begin(working)
 	working.Send(pgtest.Query("SELECT 'busy' FROM pg_sleep(3)"))
 
 	ended(inside1, "08P01", "idle transaction timeout")
@@ -127,7 +127,7 @@ func TestServerLifetime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2\n" + line})
 			a := h.Client(t)
-			a.Query("BEGIN")
+			begin(a)
 			pid := value(a, "SELECT pg_backend_pid()")
 			same(t, h.Client(t), "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
 			eventually(t, 10*time.Second, "the end of the idle connection", func() bool { return len(h.Pools.Servers()) == 1 })

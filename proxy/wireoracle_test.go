@@ -113,6 +113,7 @@ func contend(t *testing.T, h *harness) (stop func()) {
 				t.Errorf("the contending client got %s, want %s", got, want)
 				return
 			}
+			c.Trace() // is not kept
 		}
 	})
 	return func() {

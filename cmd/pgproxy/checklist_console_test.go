@@ -71,7 +71,7 @@ var ofAdmins = []behaviour{
 	}, want: "listen_port=PORT; pkt_buf=8192; pool_mode=transaction; query_wait_timeout=120; sbuf_loopcnt=5; server_lifetime=1800; tcp_keepalive=1"},
 	{name: "SET pool size", more: "default_pool_size = 1", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
-		ask(x, "BEGIN")
+		hold(x)
 		y.Send(pgtest.Query("SELECT 'grown'"))
 		b.waiting(1)
 		b.say("SET default_pool_size = 2")
@@ -89,7 +89,7 @@ var ofAdmins = []behaviour{
 	}, want: "0; 2"},
 	{name: "PAUSE waits for transactions", run: func(b *bouncer) []string {
 		c := b.login("app", "app")
-		ask(c, "BEGIN")
+		hold(c)
 		other := b.login("admin", "pgbouncer")
 		other.Send(pgtest.Query("PAUSE app"))
 		b.until("the database is paused", func() bool { return b.count("SHOW DATABASES", "name", "app", "paused", "1") == 1 })
@@ -112,7 +112,7 @@ var ofAdmins = []behaviour{
 	}, want: "false"},
 	{name: "KILL", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
-		ask(x, "BEGIN")
+		hold(x)
 		b.say("KILL app")
 		return []string{before(answer(x), ":"), before(answer(y), ":"), b.say("RESUME app"), ask(b.login("app", "app"), "SELECT 1")}
 	}, want: "closed; closed; RESUME; 1"},
@@ -135,7 +135,7 @@ var ofAdmins = []behaviour{
 	}, want: "closed: admin forced disconnect; error: client not found; error: invalid client pointer supplied"},
 	{name: "SHOW POOLS", run: func(b *bouncer) []string {
 		c := b.login("app", "app")
-		ask(c, "BEGIN")
+		hold(c)
 		n := b.count("SHOW POOLS", "database", "app", "user", "app", "cl_active", "1", "sv_active", "1", "pool_mode", "transaction")
 		return []string{strconv.Itoa(n), strconv.Itoa(b.count("SHOW POOLS", "database", "pgbouncer", "user", "pgbouncer", "pool_mode", "statement"))}
 	}, want: "1; 1"},
@@ -193,7 +193,7 @@ var ofAdmins = []behaviour{
 	}, want: "refused"},
 	{name: "RELOAD changes the pool's size", more: "default_pool_size = 1", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
-		ask(x, "BEGIN")
+		hold(x)
 		y.Send(pgtest.Query("SELECT 'grown'"))
 		b.waiting(1)
 		b.ini(&behaviour{more: "default_pool_size = 2"})

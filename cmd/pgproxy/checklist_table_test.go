@@ -114,7 +114,7 @@ var ofClients = []behaviour{
 	{name: "max_user_connections of a user", users: "app = max_user_connections=1", run: func(b *bouncer) []string { return b.fill(1) }, want: "1 served, 1 waits; 3"},
 	{name: "reserve_pool_size", more: "default_pool_size = 1\nreserve_pool_size = 1\nreserve_pool_timeout = 1", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
-		ask(x, "BEGIN")
+		hold(x)
 		return []string{ask(y, "SELECT 'reserve'")}
 	}, want: "reserve"},
 	{name: "max_client_conn", more: "max_client_conn = 2", run: func(b *bouncer) []string {
@@ -194,7 +194,7 @@ var ofClients = []behaviour{
 	// Timeouts.
 	{name: "query_wait_timeout", more: "default_pool_size = 1\nquery_wait_timeout = 1", run: func(b *bouncer) []string {
 		x, y := b.login("app", "app"), b.login("app", "app")
-		ask(x, "BEGIN")
+		hold(x)
 		return []string{ask(y, "SELECT 1"), ask(x, "SELECT 2")}
 	}, want: "closed: query_wait_timeout; 2"},
 	{name: "query_timeout", more: "query_timeout = 1", run: func(b *bouncer) []string {
@@ -232,6 +232,12 @@ var ofClients = []behaviour{
 	}, want: "replaced"},
 }
 
+// hold has a client keep a server: BEGIN alone takes none here.
+func hold(c *pgtest.RawClient) string {
+	ask(c, "BEGIN")
+	return ask(c, "SELECT 1")
+}
+
 func before(s, sep string) string {
 	head, _, _ := strings.Cut(s, sep)
 	return head
@@ -243,7 +249,7 @@ func (b *bouncer) fill(n int) []string {
 	var open []*pgtest.RawClient
 	for range n {
 		c := b.login("app", "app")
-		if got := ask(c, "BEGIN"); got != "BEGIN" {
+		if got := hold(c); got != "1" {
 			return []string{got}
 		}
 		open = append(open, c)
