@@ -8,7 +8,7 @@ import (
 )
 
 // A trial is a client's statement (a simple query, or a batch up to Sync) outside
-// a transaction of whose answer the client has not been written a byte. It may
+// a transaction, or together with the BEGIN in front of it, of whose answer the client has not been written a byte. It may
 // fail for a reason that is none of its own: the server has a stale plan or has
 // lost the statement, it is a standby that cannot run it, or it goes away. The
 // client then hears nothing of that, and its goroutine runs the statement again
@@ -24,7 +24,8 @@ import (
 type Trial struct {
 	Bytes   []byte // the client's messages as they came; valid until Send returns. nil: no trial
 	First   bool   // it begins in this Parcel
-	Reads   bool   // all of it is proved to read, or it is a BEGIN: it may be run twice
+	Reads   bool   // all of it is proved to read, or it is a BEGIN, or is undone with one: it may be run twice
+	Block   bool   // it opens a transaction block: only the end of the connection lets it run again
 	Standby bool   // it is on a server that nobody can write to
 	Commit  *Note  // it is a COMMIT alone, and this takes the id of its transaction; nil: it is something else
 	Instead []byte // it is run again: the ErrorResponse that the client gets for any other
@@ -72,6 +73,7 @@ type trial struct {
 	on             bool // the client has been written nothing
 	more           bool // its last message is not complete
 	reads, standby bool
+	block          bool
 	begun          bool // a row has been answered, or a whole statement
 	rows           bool // a row
 	answered       int
@@ -91,7 +93,7 @@ func (t *trial) send(p *Parcel, settled bool) {
 		t.on = false
 		return
 	case p.Trial.First:
-		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, commit: p.Trial.Commit, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
+		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, block: p.Trial.Block, commit: p.Trial.Commit, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
 	}
 	if t.on = t.on && len(t.sent)+len(b) <= maxTrial; !t.on {
 		return
@@ -124,7 +126,7 @@ func (t *trial) take(typ byte) {
 // cause says why the statement can be run again that has failed with e, in answer
 // to o; 0 if it cannot.
 func (t *trial) cause(e *wire.Error, o Owed) Cause {
-	if t.commit != nil {
+	if t.commit != nil || t.block {
 		return 0
 	}
 	if staleness(e, o) {

@@ -190,7 +190,8 @@ func (s *Session) deferBatch(a *assembly, plan *router.Plan, q []byte) (n int, e
 func (s *Session) begin(a *assembly) {
 	b := s.begun
 	s.putOff(nil)
-	s.unit.keep, s.unit.begun, s.forged, s.began = false, b, false, true
+	s.unit.begun, s.forged, s.began = b, false, true
+	s.unit.keep = s.unit.keep && !b.own
 	n := len(a.owed)
 	p := a.out.Made()
 	a.owed, *p = s.lease.Inside(b.sql, s, a.owed, *p)

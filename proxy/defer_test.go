@@ -184,6 +184,54 @@ func TestDeferredBeginCanceled(t *testing.T) {
 	}
 }
 
+// TestDeferredBeginRunsAgain: the first statement of a transaction goes to another
+// connection when its own ends, if the end has undone all of it.
+func TestDeferredBeginRunsAgain(t *testing.T) {
+	c := realCluster(t)
+	setup(t, c, "DROP TABLE IF EXISTS firsts; CREATE TABLE firsts (i int); INSERT INTO firsts VALUES (1); GRANT ALL ON firsts TO public; "+
+		"CREATE OR REPLACE FUNCTION not_known(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'")
+	h := newHarness(t, harnessOptions{Servers: addrs(c), Proxy: trust + "default_pool_size = 1"})
+	blocker := direct(t, c)
+	for name, v := range map[string]struct {
+		send  []byte
+		want  string
+		again bool
+	}{
+		"simple":           {pgtest.Query("UPDATE firsts SET i = i + 1"), "C(UPDATE 1) Z(T)", true},
+		"extended":         {pgtest.Extended("UPDATE firsts SET i = i + $1", "1"), "1 2 n C(UPDATE 1) Z(T)", true},
+		"lock":             {pgtest.Query("SELECT 1 FROM firsts FOR UPDATE"), "T D(1) C(SELECT 1) Z(T)", true},
+		"of the client's":  {pgtest.Query("UPDATE firsts SET i = not_known(i)"), "", false},
+		"its COMMIT comes": {pgtest.Join(pgtest.Query("UPDATE firsts SET i = i + 1"), pgtest.Query("COMMIT")), "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			blocker.Query("BEGIN")
+			blocker.Query("SELECT * FROM firsts FOR UPDATE")
+			a := h.Client(t)
+			same(t, a, "BEGIN ISOLATION LEVEL REPEATABLE READ", "C(BEGIN) Z(T)")
+			a.Send(v.send)
+			waits := fmt.Sprintf("SELECT pid FROM pg_locks WHERE NOT granted AND pid <> %d", blocker.PID)
+			if err := c.Primary.WaitFor(t.Context(), "postgres", "SELECT count(*) = 1 FROM ("+waits+") x"); err != nil {
+				t.Fatal(err)
+			}
+			setup(t, c, "SELECT pg_terminate_backend(pid) FROM ("+waits+") x")
+			if !v.again {
+				refusal(t, a)
+				blocker.Query("ROLLBACK")
+				return
+			}
+			if err := c.Primary.WaitFor(t.Context(), "postgres", "SELECT count(*) = 1 FROM ("+waits+") x"); err != nil {
+				t.Fatal(err)
+			}
+			blocker.Query("ROLLBACK")
+			a.Expect(v.want)
+			same(t, a, "SHOW transaction_isolation", "T D(repeatable read) C(SHOW) Z(T)")
+			same(t, a, "COMMIT", "C(COMMIT) Z(I)")
+			a.Terminate()
+		})
+	}
+	same(t, blocker, "SELECT i FROM firsts", "T D(3) C(SELECT 1) Z(I)")
+}
+
 // TestDeferredBeginPortal: as far as the client can tell, BEGIN has left the portal
 // that its protocol leaves.
 func TestDeferredBeginPortal(t *testing.T) {

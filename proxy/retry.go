@@ -8,7 +8,9 @@ import (
 
 // Statements that are run again without the client's noticing, see
 // backend/trial.go. Such a statement stands alone: in no transaction, with nothing
-// in front of it and nothing behind it, and it changes nothing of the session.
+// in front of it and nothing behind it, and it changes nothing of the session. Or it
+// is the first of a transaction whose BEGIN goes with it: that is rolled back with its
+// server.
 
 // maxRuns is how often one statement is run again, which may itself be what its
 // servers die of. A BEGIN is not: see maxUnsent.
@@ -49,7 +51,7 @@ func (u *unit) note(plan *router.Plan) {
 		return
 	}
 	u.keep = u.keep && plan.Effects&^router.EffectWrite == 0 && plan.Proxy == nil
-	u.reads = u.reads && plan.Class == router.ClassRead
+	u.reads = u.reads && (plan.Class == router.ClassRead || u.begun != nil && plan.Undoable)
 }
 
 // bind takes account of a Bind in it; plan is nil for a statement that is not
@@ -78,9 +80,10 @@ func (s *Session) trial(a *assembly, p []byte) {
 	}
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
 	begin := u.reads && u.noted != nil && begins(u.noted)
-	if u.keep && (u.stale || standby || begin || s.db.Several()) {
-		s.tried, s.triedBegin = u.batch, begin
-		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Standby: standby, Instead: s.detour.instead}
+	again := begin || u.reads && u.begun != nil || s.db.Several()
+	if u.keep && (u.stale && u.begun == nil || standby || again) {
+		s.tried, s.triedBegin, s.triedBegun = u.batch, begin, u.begun
+		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Block: u.begun != nil, Standby: standby, Instead: s.detour.instead}
 	}
 	u.first = false
 }
@@ -177,8 +180,15 @@ func (s *Session) rerun() error {
 		return s.lookUp(f)
 	}
 	s.revertBatch(s.tried)
+	if b := s.triedBegun; b != nil {
+		s.began = false
+		s.putOff(b)
+	}
 	if canceled {
-		return s.writeLocal(wire.AppendReadyForQuery(errCanceled.Append(nil), wire.TxIdle))
+		if s.begun != nil {
+			s.begun.failed = true
+		}
+		return s.writeLocal(wire.AppendReadyForQuery(errCanceled.Append(nil), s.localStatus()))
 	}
 	runs, most := s.detour.runs+1, maxRuns
 	if f.Cause == backend.CauseDied && s.triedBegin {

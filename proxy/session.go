@@ -95,6 +95,7 @@ type Session struct {
 	unit          unit                      // the statement that is being sent
 	pending       tracked                   // the COMMIT that was sent last, with track_commits
 	tried         uint64                    // the batch of the last one that may be run again, see also triedBegin
+	triedBegun    *begun                    // and the BEGIN in front of it
 	detour        detour                    // where it must go, or must not, when it is run again
 	catalog       *atomic.Uint64            // of the database, see Server.catalogOf
 	alone         uint64                    // not 0: what it prepares on this lease is nobody else's, see edition

@@ -137,7 +137,7 @@ func TestShutdownCut(t *testing.T) {
 // none of them its query.
 func TestPause(t *testing.T) {
 	c := realCluster(t)
-	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2\nquery_wait_timeout = \"300ms\""})
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2\nquery_wait_timeout = \"3s\""})
 	inside, waiting, late := h.Client(t), h.Client(t), h.Client(t)
 	begin(inside)
 	paused := make(chan error, 1)
@@ -160,7 +160,7 @@ func TestPause(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "the end of the server connections", func() bool { return len(h.Pools.Servers()) == 0 })
 	late.Send(pgtest.Extended("SELECT 'late'"))
-	waiting.ExpectSilence(700 * time.Millisecond) // longer than query_wait_timeout
+	waiting.ExpectSilence(4 * time.Second) // longer than query_wait_timeout
 	if !h.Pools.Resume("app") {
 		t.Error("nothing was paused")
 	}

@@ -110,6 +110,7 @@ type findings struct {
 	hard    Reason // the first one that no catalog can clear; "" if none
 	sure    Effect // of those
 	refs    refs
+	lasting bool // a rollback may not undo all of it
 
 	settings []string // as in Plan
 	params   []int
@@ -133,6 +134,14 @@ func (f *findings) doubt(why Reason, effects Effect) {
 		f.reason = why
 	}
 	f.effects |= effects
+	f.lasting = true
+}
+
+// rows notes a write or a lock of rows, which a rollback undoes.
+func (f *findings) rows(why Reason, effects Effect) {
+	lasting := f.lasting
+	f.refuse(why, effects)
+	f.lasting = lasting
 }
 
 // look walks the whole tree under m.
@@ -217,17 +226,17 @@ func (f *findings) judge(m proto.Message) {
 			f.refuse("sampling method not known to be pure: "+clean(name), EffectWrite)
 		}
 	case *pg.LockingClause:
-		f.refuse("lock: FOR "+lockStrength(n.GetStrength()), 0)
+		f.rows("lock: FOR "+lockStrength(n.GetStrength()), 0)
 	case *pg.IntoClause:
 		f.refuse("write: SELECT INTO", EffectWrite|EffectDDL|tempEffect(n))
 	case *pg.InsertStmt:
-		f.refuse("write: INSERT", EffectWrite)
+		f.rows("write: INSERT", EffectWrite)
 	case *pg.UpdateStmt:
-		f.refuse("write: UPDATE", EffectWrite)
+		f.rows("write: UPDATE", EffectWrite)
 	case *pg.DeleteStmt:
-		f.refuse("write: DELETE", EffectWrite)
+		f.rows("write: DELETE", EffectWrite)
 	case *pg.MergeStmt:
-		f.refuse("write: MERGE", EffectWrite)
+		f.rows("write: MERGE", EffectWrite)
 	default:
 		f.refuse("not known to be harmless: "+Reason(m.ProtoReflect().Descriptor().Name()), EffectWrite)
 	}

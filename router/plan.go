@@ -170,6 +170,9 @@ type Plan struct {
 	Block *Block
 	// Clock says that a SELECT may show when its transaction began.
 	Clock bool
+	// Undoable says that a rollback undoes all that the text of a single statement
+	// says: it reads, writes and locks rows, and calls only functions known as pure.
+	Undoable bool
 
 	// Use says what it does with prepared statements by name, and Statement with
 	// which: PREPARE, EXECUTE and DEALLOCATE are also the proxy's business.
@@ -288,7 +291,7 @@ func (p *Plan) Draft() *Plan {
 func (p *Plan) proved() *Plan {
 	return &Plan{
 		Class: p.Class, Reason: p.Reason, Effects: p.Effects, Tag: p.Tag, Vars: p.Vars, Proxy: p.Proxy,
-		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block, Clock: p.Clock,
+		Target: p.Target, Explain: p.Explain, Bad: p.Bad, Block: p.Block, Clock: p.Clock, Undoable: p.Undoable,
 		Use: p.Use, Statement: p.Statement, Inner: p.Inner, Listens: p.Listens, draft: p,
 		Settings: p.Settings, SettingParams: p.SettingParams, SettingsHidden: p.SettingsHidden, Unread: p.Unread,
 	}

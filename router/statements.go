@@ -78,7 +78,7 @@ func primary(why Reason, tag string, effects Effect) *Plan {
 
 // plan is the plan by the text alone, with what a catalog must decide.
 func (f findings) plan(tag string) *Plan {
-	p := &Plan{Class: ClassRead, Reason: reasonRead, Tag: tag, Effects: f.effects}
+	p := &Plan{Class: ClassRead, Reason: reasonRead, Tag: tag, Effects: f.effects, Undoable: !f.lasting}
 	if f.reason != "" {
 		p.Class, p.Reason = ClassPrimary, f.reason
 	}
