@@ -198,6 +198,33 @@ func (c *Conn) HadLastWords(s Sink) bool {
 	return c.fatalTo == s && s != nil
 }
 
+// CheckReleased returns what should not be, of a connection that its owner is given by
+// Release: nil if nothing ties it to a client. It is for tests.
+func (c *Conn) CheckReleased() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for what, wrong := range map[string]bool{
+		"it is lent":                          c.holder != nil,
+		"replies are owed":                    !c.q.settled() || c.q.skipping,
+		"a transaction is open":               c.status != wire.TxIdle,
+		"a message is half sent":              c.sending,
+		"a batch is open":                     c.batch,
+		"half a message was relayed":          c.relayTo != nil,
+		"an answer is held back":              c.try.on || len(c.try.held) > 0 || c.try.failed != nil,
+		"it is pinned":                        c.pin.why != 0,
+		"a question is open":                  c.ask != 0 || c.answer != nil || len(c.names) > 0,
+		"a cancel request is under way":       c.cancels != 0 || c.late,
+		"it is not clean":                     c.dirty || c.unsure,
+		"it has ended":                        c.lost != nil || c.last != nil,
+		"somebody waits for its end of quiet": c.quiet != nil,
+	} {
+		if wrong {
+			return fmt.Errorf("a connection was released, and %s", what)
+		}
+	}
+	return nil
+}
+
 // Settled reports whether the connection is lent to s and owes it nothing.
 func (c *Conn) Settled(s Sink) bool {
 	c.mu.Lock()

@@ -48,6 +48,9 @@ type Dialer struct {
 	// Unix socket. Keepalive and UserTimeout are for the latter.
 	Connect func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS     *config.TLS // nil: none
+	// Watch, if set, returns what stands between a new connection and its owner: tests
+	// look at what is released.
+	Watch func(Owner) Owner
 
 	Resolver  *Resolver     // of host names; nil: as the system does, at each dial
 	DNSMaxTTL time.Duration // for how long what it finds is good
@@ -181,6 +184,9 @@ func (d *Dialer) Dial(ctx context.Context, l Login, owner Owner) (*Conn, error) 
 	hj, home, err := d.login(ctx, l, nil, d.ConnectQuery)
 	if err != nil {
 		return nil, err
+	}
+	if d.Watch != nil {
+		owner = d.Watch(owner)
 	}
 	return d.adopt(hj, l, owner, home), nil
 }

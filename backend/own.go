@@ -38,7 +38,7 @@ func (c *Conn) prepareOwnLocked(s *Statement, sink Sink, own bool, owed []Owed, 
 	if has && !unsure || c.status == wire.TxFailed && own {
 		return owed, dst // in a failed transaction the server refuses what needs it as well
 	}
-	if has {
+	if has || c.prep.left[s] > 0 {
 		owed, dst = c.closeLocked(s, sink, own, owed, dst)
 	}
 	c.prep.add(s)
@@ -81,7 +81,7 @@ func (c *Conn) OwnSequences(client uint64, sink Sink, batch bool, owed []Owed, d
 
 // closeLocked appends the Close of a statement that the server has.
 func (c *Conn) closeLocked(s *Statement, sink Sink, own bool, owed []Owed, dst []byte) ([]Owed, []byte) {
-	c.prep.forget(s)
+	c.prep.leave(s)
 	return append(owed, Owed{Kind: Close, Do: Swallow, Own: own, Sink: sink, Stmt: s}), wire.AppendTarget(dst, wire.Close, 'S', s.Name)
 }
 

@@ -316,6 +316,10 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 		if !c.q.empty() && c.q.at(0).Stmt != nil {
 			c.prep.settle(c.q.at(0).Stmt, true)
 		}
+	case wire.CloseComplete:
+		if o := c.q.front(); o.Kind == Close && o.Stmt != nil && o.Do == Swallow {
+			c.prep.closed(o.Stmt, false)
+		}
 	}
 	v, err := c.q.reply(h.Type, body)
 	if err != nil || !v.Forward || v.Sink == nil {
@@ -559,7 +563,7 @@ func (c *Conn) droppedEntry(o Owed, refused bool) {
 	case o.Kind == Parse || o.Kind == Query:
 		c.unnamed.Store(otherUnnamed)
 	case o.Kind == Close && o.Stmt != nil && o.Do == Swallow:
-		c.prep.add(o.Stmt) // it was to be evicted and is still there
+		c.prep.closed(o.Stmt, true)
 	}
 	if o.Change != 0 && o.Sink != nil {
 		o.Sink.Undone(o.Change)

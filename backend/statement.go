@@ -52,6 +52,7 @@ type Statement struct {
 type prepared struct {
 	used map[*Statement]held
 	own  map[string]*Statement // of used, those that are Own, by name
+	left map[*Statement]int    // not in used: the Closes under way, which the server may ignore
 	tick uint64
 	mark uint64 // tick at the start of the batch that is being sent
 }
@@ -159,6 +160,26 @@ func (p *prepared) forget(s *Statement) {
 	}
 }
 
+// leave notes that the Close of s is about to be sent.
+func (p *prepared) leave(s *Statement) {
+	p.forget(s)
+	if p.left == nil {
+		p.left = make(map[*Statement]int)
+	}
+	p.left[s]++
+}
+
+// closed notes that the server has answered a Close of s, or ignored it: then it still
+// has the statement.
+func (p *prepared) closed(s *Statement, ignored bool) {
+	if p.left[s]--; p.left[s] <= 0 {
+		delete(p.left, s)
+	}
+	if ignored {
+		p.add(s)
+	}
+}
+
 // evict takes out the statement that was used longest ago if there are more
 // than limit. Those of the batch that is being sent stay.
 func (p *prepared) evict(limit int) *Statement {
@@ -173,7 +194,7 @@ func (p *prepared) evict(limit int) *Statement {
 		}
 	}
 	if oldest != nil {
-		p.forget(oldest)
+		p.leave(oldest)
 	}
 	return oldest
 }

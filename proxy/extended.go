@@ -599,7 +599,10 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 
 // flushMessage handles Flush.
 func (s *Session) flushMessage(a *assembly, h wire.Header) (int, bool, error) {
-	s.unit.keep = false // the client waits for what there is of the answer
+	// The client waits for what there is of the answer. What is held back of it, by a
+	// server that has sent it before it had to, goes out with the next thing it says.
+	s.forged = s.forged || s.unit.keep && !s.unit.first
+	s.unit.keep = false
 	if !a.holding {
 		a.holding = s.hold()
 	}

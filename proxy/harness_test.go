@@ -56,7 +56,8 @@ type harnessOptions struct {
 	Groups   map[int]string // groups of servers, by their place
 	Console  proxy.Console
 	Trace    *proxy.Trace
-	Panics   int    // that the test brings about
+	Panics   int // that the test brings about
+	Watch    func(backend.Owner) backend.Owner
 	Untidy   string // why what is outside of the proxy may not be back where it was
 }
 
@@ -82,7 +83,7 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 			return &backend.Dialer{
 				Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, AuditRatio: cfg.Proxy.SessionAuditRatio, CancelWait: cfg.Proxy.CancelWaitTimeout},
 				ConnectTimeout: cfg.Proxy.ServerConnectTimeout, ConnectQuery: db.ConnectQuery, Now: router.Nanotime,
-				TLS: &db.TLS,
+				TLS: &db.TLS, Watch: opt.Watch,
 			}
 		},
 	})
