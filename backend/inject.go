@@ -235,7 +235,7 @@ func (c *Conn) Prepare(s *Statement, sink Sink, change uint64, judge bool, owed 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	has, unsure := c.prep.has(s)
-	if has && unsure || c.prep.left[s] > 0 {
+	if unsure || !has && c.prep.left[s] > 0 {
 		// The Parse, or the Close, of an earlier batch that is still under way may be
 		// ignored: whatever comes of it, after these two the server has the statement once.
 		dst = wire.AppendTarget(dst, wire.Close, 'S', s.Name)

@@ -71,7 +71,7 @@ func TestGoodbyes(t *testing.T) {
 				servers, at = append(servers, s), append(at, s.Addr())
 			}
 			h := newHarness(t, harnessOptions{
-				Servers: at, Untidy: "fake servers",
+				Servers: at, Untidy: "fake servers", Proxy: "deferred_begin = false",
 				Database: "read_write_split = \"auto\"\nconsistency = \"eventual\"\nprimary_reads = \"share\"",
 			})
 			for i := range servers {

@@ -181,7 +181,7 @@ func TestHostLimitOfStandingConnections(t *testing.T) {
 	})
 	a, b := h.Client(t), h.Client(t)
 	a.Query("LISTEN news")
-	b.Query("BEGIN")
+	begin(b)
 	if n := h.Pools.Hosts(); len(n) != 1 || n[0].Used != 2 {
 		t.Errorf("hosts: %+v", n)
 	}
