@@ -82,9 +82,17 @@ patroni: ## switchovers and a killed leader under Debian's Patroni and etcd
 	@.ci/install patroni
 	$(GO) test -count=1 -timeout 20m -v -run Patroni $(TEST_FLAGS) ./cmd/pgproxy -patroni 3
 
+# DRIVERS="go python" runs the programs of these languages only, and
+# DRIVERS_SETUP=60s skips a language that takes longer to install.
+DRIVERS ?=
+DRIVERS_SETUP ?=
+empty :=
+space := $(empty) $(empty)
+
 .PHONY: drivers
 drivers: deps ## programs with drivers of five languages, directly and through pgproxy
-	PGPROXY_DRIVERS=$(CURDIR)/.drivers $(GO) test -race -count=1 -v -timeout 40m -run Drivers ./cmd/pgproxy/...
+	PGPROXY_DRIVERS=$(CURDIR)/.drivers PGPROXY_DRIVERS_SETUP=$(DRIVERS_SETUP) $(GO) test -race -count=1 -v -timeout 40m \
+		-run '$(if $(DRIVERS),TestDriversPrograms/^($(subst $(space),|,$(strip $(DRIVERS))))$$,Drivers)' ./cmd/pgproxy/...
 
 .PHONY: compat
 compat: deps ## the test suites of pgx and lib/pq, directly and through pgproxy (COMPAT_FLAGS)

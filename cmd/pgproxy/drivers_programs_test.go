@@ -21,6 +21,10 @@ import (
 // programs are skipped.
 const driversCache = "PGPROXY_DRIVERS"
 
+// driversSetup names the one that says how long the drivers of one language may take
+// to be installed; they are skipped if it is longer.
+const driversSetup = "PGPROXY_DRIVERS_SETUP"
+
 // language is one of the folders under drivers.
 type language struct {
 	name     string
@@ -33,6 +37,7 @@ type language struct {
 
 	source, cache string // folders
 	dir           string // where programs run
+	until         time.Time
 }
 
 var languages = []*language{
@@ -137,7 +142,7 @@ func (l *language) refresh(folder string) error {
 
 // command runs one step of a setup.
 func (l *language) command(dir, name string, args ...string) error {
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, stop := context.WithDeadline(context.Background(), l.until)
 	defer stop()
 	if strings.Contains(name, "/") {
 		name = filepath.Join(dir, name)
@@ -145,7 +150,11 @@ func (l *language) command(dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), l.extra...)
+	cmd.WaitDelay = time.Second // of what it has started itself
 	out, err := cmd.CombinedOutput()
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%s %s: it takes too long", name, strings.Join(args, " "))
+	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
@@ -207,6 +216,14 @@ func TestDriversPrograms(t *testing.T) {
 		// They would have to be installed first, which "make test" has no time for.
 		t.Skipf("SKIPPED: the drivers of other languages: \"make drivers\" runs them (%s is not set)", driversCache)
 	}
+	most := 10 * time.Minute
+	if text := os.Getenv(driversSetup); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = d
+	}
 	c := appCluster(t)
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
@@ -222,6 +239,7 @@ func TestDriversPrograms(t *testing.T) {
 			if err := os.MkdirAll(l.cache, 0o700); err != nil {
 				t.Fatal(err)
 			}
+			l.until = time.Now().Add(most)
 			if err := l.setup(l); err != nil {
 				// The registry is out of reach.
 				t.Skipf("SKIPPED: its drivers cannot be installed: %v", err)
