@@ -335,9 +335,11 @@ func (c *modelClient) slow() string {
 	if err := c.c.TrySend(all); err != nil {
 		return err.Error()
 	}
-	for deadline := time.Now().Add(20 * time.Second); !failed && !c.w.runs(c.name()); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	for deadline := time.After(20 * time.Second); !failed && !c.w.runs(c.name()); {
+		select {
+		case <-deadline:
 			return "a statement has not come to its server"
+		case <-time.After(time.Millisecond):
 		}
 	}
 	if !failed {
@@ -361,7 +363,7 @@ func (c *modelClient) play(script []pgtest.Msg, pauses bool) string {
 			}
 			all = all[n:]
 			if len(all) > 0 && c.rnd.IntN(2) == 0 {
-				time.Sleep(time.Duration(c.rnd.IntN(1000)) * time.Microsecond) // the proxy sees what there is
+				<-time.After(time.Duration(c.rnd.IntN(1000)) * time.Microsecond) // the proxy sees what there is
 			}
 		}
 		return ""
