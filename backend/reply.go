@@ -41,7 +41,7 @@ func (c *Conn) inHandLocked(h wire.Header) int {
 	case wire.ErrorResponse:
 		return min(h.Body, headOfError)
 	case wire.NoticeResponse:
-		if !c.q.empty() && c.q.at(0).Signal != 0 {
+		if c.try.on || !c.q.empty() && c.q.at(0).Signal != 0 {
 			return min(h.Body, headOfError)
 		}
 	case wire.DataRow:
@@ -402,7 +402,11 @@ func (c *Conn) async(h wire.Header, body []byte, s *scan) (forward bool, err err
 			s.signals = append(s.signals, signalled{sink, c.q.at(0).Signal, pid})
 		}
 	}
-	c.try.over()
+	if h.Type == wire.NoticeResponse && len(body) == h.Body && announcesEnd(body) {
+		c.owner.Dying() // and the trial goes on: with what there is of the answer this is held back
+	} else {
+		c.try.over()
+	}
 	c.to(sink, s)
 	return true, nil
 }
@@ -422,6 +426,14 @@ func noProcess(body []byte) (pid uint32, ok bool) {
 	}
 	n, err := strconv.ParseUint(digits[:end], 10, 32)
 	return uint32(n), err == nil
+}
+
+// announcesEnd reports whether a notice says that the server is about to end the
+// connection: where it is stopped at once, or another of its processes has crashed,
+// nothing else does.
+func announcesEnd(body []byte) bool {
+	e := wire.ReadError(body)
+	return e.Code == wire.CodeAdminShutdown || e.Code == wire.CodeCrashShutdown
 }
 
 // unsettable are the parameters that a server reports but no client can set, or

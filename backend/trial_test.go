@@ -18,7 +18,9 @@ var (
 	stale     = serverError("0A000", "RevalidateCachedQuery")
 	refusal   = serverError("25006", "PreventCommandIfReadOnly")
 	conflict  = serverError("40001", "ProcessInterrupts")
-	gone      = serverError("26000", "FetchPreparedStatement")
+	// What a server that is stopped at once says in the middle of anything.
+	stopNotice = (&wire.Error{Severity: "WARNING", Code: wire.CodeAdminShutdown, Message: "terminating connection due to immediate shutdown command"}).AppendNotice(nil)
+	gone       = serverError("26000", "FetchPreparedStatement")
 )
 
 func serverError(code, routine string) []byte {
@@ -60,6 +62,9 @@ func TestTrial(t *testing.T) {
 		{"killed behind a BEGIN", "BES", Trial{Reads: true}, [][]byte{pgtest.Join(bound, wire.AppendCommandComplete(nil, "BEGIN")), errAdmin}, "", CauseDied},
 		{"killed at once behind a BEGIN", "Q", Trial{Reads: true}, [][]byte{pgtest.Join(wire.AppendCommandComplete(nil, "BEGIN"), errAdmin)}, "", CauseDied},
 		{"killed behind a write", "BES", Trial{}, [][]byte{pgtest.Join(bound, complete), errAdmin}, "2 C(SELECT 1) E(57P01)", 0},
+		{"stopped at once", "Q", Trial{Reads: true}, [][]byte{described, stopNotice, nil}, "", CauseDied},
+		{"stopped at once behind a row", "Q", Trial{Reads: true}, [][]byte{pgtest.Join(described, row), stopNotice, nil}, "T D(1) N(57P01)", 0},
+		{"not stopped at all", "Q", Trial{Reads: true}, [][]byte{stopNotice, pgtest.Join(described, row, complete, ready)}, "N(57P01) T D(1) C(SELECT 1) Z(I)", 0},
 		{"killed in a write", "Q", Trial{}, [][]byte{errAdmin}, "E(57P01)", 0},
 		{"notice", "Q", Trial{Standby: true}, [][]byte{notice, refusal, ready}, "N(00000) E(25006) Z(I)", 0},
 		{"long prefix", "Q", Trial{Standby: true}, [][]byte{wire.AppendRowDescription(nil, []wire.Column{{Name: strings.Repeat("x", maxHeld), OID: 25}}), refusal, ready}, "T E(25006) Z(I)", 0},
@@ -83,7 +88,7 @@ func TestTrial(t *testing.T) {
 				for _, p := range v.says {
 					r.say(p)
 				}
-				if bytes.Equal(v.says[len(v.says)-1], errAdmin) {
+				if last := v.says[len(v.says)-1]; last == nil || bytes.Equal(last, errAdmin) {
 					_ = r.srv.Close()
 				}
 				c.heard(v.heard)
