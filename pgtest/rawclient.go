@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"pgproxy/wire"
 )
@@ -438,4 +440,37 @@ func (w *CutWriter) Write(p []byte) (int, error) {
 		}
 	}
 	return done, nil
+}
+
+// PowerOff makes the client's machine vanish: from now on its kernel answers nothing
+// of what comes, not even a keepalive probe, and says nothing either as long as the
+// client does not. What the client has sent has arrived before.
+func (c *RawClient) PowerOff() {
+	c.t.Helper()
+	tcp := c.conn.(*net.TCPConn)
+	if err := tcp.SetKeepAlive(false); err != nil {
+		c.t.Fatalf("power off: %v", err)
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		c.t.Fatalf("power off: %v", err)
+	}
+	for deadline := time.Now().Add(c.Timeout); ; time.Sleep(time.Millisecond) {
+		done, failed := false, error(nil)
+		err := raw.Control(func(fd uintptr) {
+			var unacked int32
+			if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&unacked))); errno != 0 {
+				failed = errno
+			} else if unacked == 0 {
+				done = true
+				failed = syscall.AttachLsf(int(fd), []syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K}}) // of each packet nothing
+			}
+		})
+		switch {
+		case err != nil || failed != nil || time.Now().After(deadline):
+			c.t.Fatalf("power off: %v", errors.Join(err, failed))
+		case done:
+			return
+		}
+	}
 }

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"time"
 
 	"pgproxy/config"
+	"pgproxy/netio"
 	"pgproxy/router"
 	"pgproxy/wire"
 )
@@ -49,7 +51,12 @@ func (s *Session) inspect(cfg *config.Config) {
 	}
 	t := timeoutsOf(cfg, s.user)
 	c := s.current.Load()
-	if c == nil || !c.HeldBy(s) {
+	lent := c != nil && c.HeldBy(s)
+	if s.silent(cfg.Proxy.TCPUserTimeout, !lent && !s.queued()) {
+		s.end(errSilent)
+		return
+	}
+	if !lent {
 		switch {
 		case s.queued():
 			s.inspectWait(cfg, t)
@@ -78,6 +85,17 @@ func (s *Session) inspect(cfg *config.Config) {
 	case t.clientIdle > 0 && i.Owed == 0 && i.Status == wire.TxIdle && s.quietFor() > t.clientIdle: // of a connection that stays
 		s.end(timeoutError("client_idle_timeout"))
 	}
+}
+
+// errSilent ends a session in the middle of an answer. Keepalive probes go out only
+// where nothing else is to be acknowledged.
+var errSilent = errors.New("the client's machine does not answer")
+
+// silent reports whether a client's machine is gone in the middle of an answer, for
+// longer than d. A client at rest is looked at only a few times behind its last answer.
+func (s *Session) silent(d time.Duration, idle bool) bool {
+	quiet := time.Duration(router.Nanotime() - max(s.lastSeen.Load(), s.answered.Load()))
+	return d > 0 && s.quietFor() > d && (!idle || quiet > 2*d && quiet < 2*d+3*sweepInterval) && netio.Silent(s.nc, d)
 }
 
 // inspectLogin looks after a session that has not logged in. What it waits for
