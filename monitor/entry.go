@@ -289,7 +289,7 @@ func (e *entry) publishLocked() {
 }
 
 // hurryLocked has the replicas asked what they have replayed, once there is the
-// sample that a read waits for.
+// sample that a read waits for. One that is down would be connected to each time.
 func (e *entry) hurryLocked() {
 	want := e.wanted.Load()
 	if e.hurried >= want || e.past.newest().last < want {
@@ -297,7 +297,7 @@ func (e *entry) hurryLocked() {
 	}
 	e.hurried = want
 	for _, s := range e.servers {
-		if s.state.shown == router.RoleReplica && s.covered.Load() < want {
+		if s.state.up && s.state.shown == router.RoleReplica && s.covered.Load() < want {
 			s.kick(minHurry)
 		}
 	}

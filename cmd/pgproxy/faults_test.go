@@ -82,6 +82,9 @@ func (l *ledger) calm() {
 	}
 }
 
+// flap is how long a flapping server is down, and up.
+const flap = 2 * time.Second
+
 var faults = []fault{
 	{name: "F2 terminated backends", inject: func(l *ledger) {
 		for _, n := range l.c.Nodes() {
@@ -151,6 +154,38 @@ var faults = []fault{
 		if err := r.Start(); err != nil {
 			l.t.Fatal(err)
 		}
+	}, allowed: func(c complaint) bool { return c.read && inFlight(c) }},
+	{name: "F11 replica flapping", slow: true, relayed: true, inject: func(l *ledger) {
+		r := l.replica()
+		attempts := func() (n int) {
+			for _, p := range l.app.pools.Stats() {
+				if p.Key.Server == l.relays[r].Addr() {
+					n += int(p.LoginFail)
+				}
+			}
+			return n
+		}
+		before := attempts()
+		if err := r.Kill(); err != nil {
+			l.t.Fatal(err)
+		}
+		died := time.Now()
+		l.sees(r, "down", down)
+		checks := l.relays[r].Accepted()
+		<-time.After(flap)
+		// Pools ask once each server_login_retry (1 s), the monitor each
+		// server_check_interval (200 ms, less a tenth, and once at once).
+		passed := time.Since(died)
+		if n, most := attempts()-before, 1+int(passed/time.Second); n > most {
+			l.t.Errorf("the pools have failed to log in %d times in %v, want %d at most", n, passed, most)
+		}
+		if n, most := l.relays[r].Accepted()-checks, 3+int(passed/(180*time.Millisecond)); n > most {
+			l.t.Errorf("a server that is down was connected to %d times in %v, want %d at most", n, passed, most)
+		}
+		if err := r.Start(); err != nil {
+			l.t.Fatal(err)
+		}
+		<-time.After(flap)
 	}, allowed: func(c complaint) bool { return c.read && inFlight(c) }},
 	{name: "F12 all replicas down", slow: true, proxy: "server_ramp = \"0s\"\n", inject: func(l *ledger) {
 		p := l.primary()
