@@ -463,7 +463,11 @@ func (c *RawClient) PowerOff() {
 				failed = errno
 			} else if unacked == 0 {
 				done = true
-				failed = syscall.AttachLsf(int(fd), []syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K}}) // of each packet nothing
+				nothing := syscall.SockFprog{Len: 1, Filter: &syscall.SockFilter{Code: syscall.BPF_RET | syscall.BPF_K}} // of each packet
+				if _, _, errno := syscall.Syscall6(syscall.SYS_SETSOCKOPT, fd, syscall.SOL_SOCKET, syscall.SO_ATTACH_FILTER,
+					uintptr(unsafe.Pointer(&nothing)), unsafe.Sizeof(nothing), 0); errno != 0 {
+					failed = errno
+				}
 			}
 		})
 		switch {
