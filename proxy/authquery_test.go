@@ -198,13 +198,13 @@ func TestAuthQueryUsers(t *testing.T) {
 func TestAuthQueryIdentity(t *testing.T) {
 	c := askCluster(t)
 	for _, tt := range []struct{ name, query, code string }{
-		{"no row", "SELECT 'asked', 'pw' WHERE $1::text IS NULL", "28P01"},
-		{"another user's row", "SELECT 'other'::text, 'pw'::text WHERE $1::text <> ''", "28P01"},
-		{"no user", "SELECT NULL::text, 'pw'::text WHERE $1::text <> ''", "28P01"},
+		{"no row", "SELECT 'asked', 'asked secret' WHERE $1::text IS NULL", "28P01"},
+		{"another user's row", "SELECT 'other'::text, 'asked secret'::text WHERE $1::text <> ''", "28P01"},
+		{"no user", "SELECT NULL::text, 'asked secret'::text WHERE $1::text <> ''", "28P01"},
 		{"no secret", "SELECT $1::text, NULL::text", "28P01"},
 		{"an empty secret", "SELECT $1::text, ''", "28P01"},
-		{"two rows", "SELECT $1::text, 'pw' UNION ALL SELECT $1::text, 'pw2'", "57P03"},
-		{"three columns", "SELECT $1::text, 'pw', 1", "57P03"},
+		{"two rows", "SELECT $1::text, 'asked secret' UNION ALL SELECT $1::text, 'other'", "57P03"},
+		{"three columns", "SELECT $1::text, 'asked secret', 1", "57P03"},
 		{"one column", "SELECT $1::text", "57P03"},
 		{"a damaged secret", "SELECT $1::text, 'SCRAM-SHA-256$1:x$y:z'", "28P01"},
 	} {

@@ -245,8 +245,8 @@ func TestEveryMessageInEveryState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			slots := make(chan struct{}, 40) // the end of a busy client may be seen a second late
 			var all sync.WaitGroup
-			for _, typ := range []byte("QPBDECHSFdcfXpmRZTGW!\x00\x01\x7f\x80\xff") {
-				for _, body := range []string{"", "\x00", "\x00\x00\x00\x00\x00\x00\x00\x00", "SELECT 1\x00", "\x00SELECT 1\x00\x00\x00", "S\x00"} {
+			for _, typ := range []byte("QPBDECHSFdcfXpR!\x00\xff") {
+				for _, body := range []string{"", "\x00\x00\x00\x00\x00\x00\x00\x00", "\x00SELECT 1\x00\x00\x00"} {
 					slots <- struct{}{}
 					all.Go(func() {
 						defer func() { <-slots }()
