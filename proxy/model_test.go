@@ -28,7 +28,7 @@ const modelRuns = "PGPROXY_MODEL_RUNS"
 // server that it has for itself. A server connection that is released is at rest, by
 // what the proxy knows of it and by what its server does.
 func TestSessionModel(t *testing.T) {
-	runs := 3000
+	runs := 2000
 	if text := os.Getenv(modelRuns); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {

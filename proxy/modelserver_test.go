@@ -64,9 +64,10 @@ func (s *modelSession) ready() {
 
 func (s *modelSession) fail(e *wire.Error) {
 	s.say(e.Append(nil))
-	if s.status == wire.TxInside {
+	switch s.status {
+	case wire.TxInside:
 		s.status = wire.TxFailed
-	} else if s.status == wire.TxIdle {
+	case wire.TxIdle:
 		clear(s.portals)
 	}
 }
