@@ -17,6 +17,9 @@ import (
 // cannot be known, it is never lent again. What the proxy itself has sent in
 // front of the client's statement is not cancelled but waited for.
 func (c *Conn) Cancel(ctx context.Context, s Sink) (sent bool, err error) {
+	if c.called(s) {
+		return true, nil
+	}
 	ctx, stop := context.WithTimeout(ctx, c.limits.CancelWait)
 	defer stop()
 	if !c.reached(ctx, s) {
@@ -40,12 +43,30 @@ func (c *Conn) Cancel(ctx context.Context, s Sink) (sent bool, err error) {
 	return sent, err
 }
 
+// called ends what s waits for behind others, if it does: the server has not begun
+// with that, as far as anybody knows, so no cancel request is needed.
+func (c *Conn) called(s Sink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil || !c.withdrawLocked(s) {
+		return false
+	}
+	s.Failing()
+	s.Failed(&Failure{Cause: CauseCanceled})
+	return true
+}
+
 // reached waits until the server is at work for s, not for the proxy, and counts
 // a cancel request as under way. It reports false if there is nothing to cancel.
 func (c *Conn) reached(ctx context.Context, s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
+		if c.holder == s {
+			// Nothing of another's may be hit.
+			c.share.depth = 0
+			c.dismissLocked(0, CauseHeldUp)
+		}
 		if c.holder != s || c.lost != nil || c.q.empty() || len(c.secret) == 0 {
 			return false
 		}

@@ -24,6 +24,9 @@ type Sink interface {
 	// does not read. p is valid only during the call. After an error nothing
 	// more is written.
 	Reply(p []byte) error
+	// TryReply is Reply, but returns what could not be written at once. All of that
+	// must be written with Reply before Unlock.
+	TryReply(p []byte) (rest []byte)
 	// Reported is told of a ParameterStatus that answers the client's own
 	// statement; login says that the value is what a fresh login has. The strings
 	// are copies. Called under the connection's mutex.
@@ -68,12 +71,13 @@ type Follower interface {
 }
 
 // Owner is the pool that a connection belongs to. The calls come without the
-// connection's mutex held, but for Dying, Pin and Unpin, which take no lock.
+// connection's mutex held, but for Dying, Pin, Unpin and Served, which take no lock.
 type Owner interface {
 	// Dying is told that the server has ended a connection, or said that it is about
 	// to, before anybody runs elsewhere what was on it. Discard follows.
 	Dying()
 	Release(c *Conn)            // clean, and lent to nobody
+	Room(c *Conn)               // lent, with Seats that somebody may Join
 	Discard(c *Conn, err error) // closed or to be closed; lent to nobody
 	Reset(c *Conn)              // lent to nobody, and clean after Exec("DISCARD ALL")
 	// Pin counts one more connection that state pins to its client. It reports
@@ -81,6 +85,9 @@ type Owner interface {
 	Pin(forced bool) bool
 	// Unpin counts one less.
 	Unpin()
+	// Served is told what Pace.Took has said of a statement. Like Pin it is called with
+	// the connection's mutex held, and takes no lock.
+	Served(slow int)
 }
 
 // ErrGone is returned by Hold and Send when the connection has died.
@@ -115,8 +122,9 @@ type Conn struct {
 	now     func() int64 // monotonic nanoseconds
 	Since   time.Time
 	born    int64
-	done    chan struct{} // closed when the goroutine has ended
-	standby atomic.Bool   // the server is in recovery, as it says itself (in_hot_standby, from PostgreSQL 14)
+	done    chan struct{}  // closed when the goroutine has ended
+	tails   sync.WaitGroup // goroutines of finishLater
+	standby atomic.Bool    // the server is in recovery, as it says itself (in_hot_standby, from PostgreSQL 14)
 
 	// Place is the owner's own note of the connection: the owner alone reads and
 	// writes it, under its own lock.
@@ -124,8 +132,13 @@ type Conn struct {
 
 	// Owned by the goroutine in Loop, see reply.go.
 	out     netio.Gather
-	rest    int  // bytes left of a message whose fate is decided
-	forward bool // that fate
+	rest    int    // bytes left of a message whose fate is decided
+	forward bool   // that fate
+	spill   []byte // for what is made of earlier
+
+	// Written by the goroutine in Loop, under mu.
+	earlier []earlier // of a scan: what goes out first, to other clients
+	writeTo Sink      // who the rest of a scan is written to
 
 	// Held while writing to the server.
 	writing sync.Mutex
@@ -141,7 +154,9 @@ type Conn struct {
 	sending   bool   // the holder is in the middle of a message, or between Hold and the end of Send
 	relayTo   Sink   // who gets the rest of a message that is half relayed
 	relaying  bool   // replies that the queue has let go are being written to clients
-	batch     bool   // extended-protocol messages without their Sync yet
+	share     sharing
+	pace      Pace // of the holder's statement, if it is one alone
+	batch     bool // extended-protocol messages without their Sync yet
 	pin       pin
 	ask       Ask       // what the server is to be asked before the connection is lent again
 	names     []string  // of settings to ask for
@@ -187,6 +202,7 @@ type Conn struct {
 	// Atomic: set under mu, or by the holder's goroutine before it sends.
 	released atomic.Int64 // when last released
 	applied  atomic.Pointer[Settings]
+	seats    atomic.Int32
 	unnamed  atomic.Uint64 // which Parse of an unnamed statement the server has, or one of the values in inject.go
 }
 
@@ -258,7 +274,7 @@ func (c *Conn) Reported(name string) (value string, ok bool) {
 func (c *Conn) Forsake(s Sink) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.holder != s {
+	if c.withdrawLocked(s) || c.holder != s && c.share.joiner != s && !c.leavesLocked(s) {
 		return
 	}
 	c.forsaken = s
@@ -272,11 +288,11 @@ func (c *Conn) Forsake(s Sink) {
 // Home reports whether connect_query has changed settings, which RESET takes back.
 func (c *Conn) Home() bool { return c.home != nil }
 
-// HeldBy reports whether the connection is lent to s.
+// HeldBy reports whether the connection is lent to s, be it with others.
 func (c *Conn) HeldBy(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.holder == s
+	return c.involvesLocked(s)
 }
 
 // ErrStale is returned by Lend for a connection that has been idle for too long.
@@ -304,6 +320,7 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 		c.user, c.before = s, c.released.Load()
 	}
 	c.holder, c.sending, c.wrote, c.ends = s, true, false, false
+	c.share.depth, c.pace = 0, nil
 	c.leases++
 	c.requested, c.fresh = now, true
 	c.forsaken, c.failed, c.dropped = nil, nil, false
@@ -317,9 +334,14 @@ func (c *Conn) Lend(s Sink, now int64, most time.Duration) error {
 func (c *Conn) Hold(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.awaitTurnLocked(s)
 	c.awaitAnswerLocked(s)
 	if c.holder != s || c.lost != nil || c.try.failed != nil {
 		return false
+	}
+	if c.share.depth != 0 { // more is to follow
+		c.share.depth = 0
+		c.countSeatsLocked()
 	}
 	if c.last != nil && c.doneLocked() {
 		c.holder = nil // it is on its way out
@@ -340,6 +362,9 @@ type Parcel struct {
 	Ends          bool   // something in it may end a transaction block
 	Dirty         bool   // something in it may leave in the session what nobody knows
 	Trial         Trial
+	Share         int    // it is one whole statement, a Trial that reads, outside a transaction, that so many clients may share the connection for; 0: it is not
+	Pace          Pace   // of the statement, where it is one alone; else nil
+	At            int64  // when it came, on the Dialer's clock; 0: not known
 	Client        uint64 // number of the client that sends
 	Pin           Pin    // why the connection must stay with the client from here on; nothing of PinState
 	Binds, Parses int
@@ -355,6 +380,12 @@ type Parcel struct {
 // lent to the calling client and kept with Lend or Hold.
 func (c *Conn) Send(p *Parcel) error {
 	c.mu.Lock()
+	joins := c.share.joiner != nil
+	if joins && !c.enterLocked(p) {
+		err := errors.Join(c.lost, c.last)
+		c.mu.Unlock()
+		return fmt.Errorf("%w: %w", ErrUnsent, err)
+	}
 	if c.lost != nil || c.last != nil && (c.fresh || c.spare) {
 		c.sending = false
 		err, gone := errors.Join(c.lost, c.last), ErrGone
@@ -374,7 +405,17 @@ func (c *Conn) Send(p *Parcel) error {
 			c.xact = now
 		}
 	}
-	c.try.send(p, c.q.settled() && (c.status == wire.TxIdle || p.Trial.Commit != nil))
+	if follows := joins && !c.q.empty(); !follows {
+		c.try.send(p, c.q.settled() && (c.status == wire.TxIdle || p.Trial.Commit != nil))
+		c.share.depth = 0
+		if c.try.on && p.shareable() {
+			c.share.depth = p.Share
+		}
+		c.pace = p.Pace
+		if p.Statement != nil {
+			c.statement = p.Statement
+		}
+	}
 	for i := range p.Owed {
 		if o := &p.Owed[i]; o.Kind == Parse && !o.Own {
 			c.counts.ServerParses++
@@ -395,9 +436,6 @@ func (c *Conn) Send(p *Parcel) error {
 		c.ask |= p.Ask
 		c.names = append(c.names, p.Names...)
 	}
-	if p.Statement != nil {
-		c.statement = p.Statement
-	}
 	c.counts.Received += uint64(len(p.Bytes))
 	c.counts.Binds += uint64(p.Binds)
 	c.counts.ClientParses += uint64(p.Parses)
@@ -412,8 +450,12 @@ func (c *Conn) Send(p *Parcel) error {
 	c.mu.Lock()
 	c.sending = p.More
 	to := c.detachLocked(0) // where no reply will come, or all have come already
+	c.countSeatsLocked()
 	c.mu.Unlock()
 	c.handBack(to)
+	if c.Seats() > 0 {
+		c.owner.Room(c)
+	}
 	return nil
 }
 
@@ -442,6 +484,12 @@ func (c *Conn) detachLocked(now int64) whereTo {
 	if !c.atRestLocked() {
 		return toNobody
 	}
+	if c.sending {
+		if c.share.joiner != nil {
+			c.holder = nil // whoever joins it has the connection alone
+		}
+		return toNobody
+	}
 	if c.cancels > 0 && c.ask != 0 {
 		return toNobody // the cancel must not hit the question
 	}
@@ -454,7 +502,8 @@ func (c *Conn) detachLocked(now int64) whereTo {
 	if now == 0 {
 		now = c.now()
 	}
-	c.holder = nil
+	c.holder, c.share.depth = nil, 0
+	c.countSeatsLocked()
 	c.q.compact()
 	c.released.Store(now)
 	if c.cancels > 0 {
@@ -467,7 +516,7 @@ func (c *Conn) detachLocked(now int64) whereTo {
 // atRestLocked reports whether nothing is under way between the connection and
 // its client, and nothing but askable reasons ties the two together.
 func (c *Conn) atRestLocked() bool {
-	return c.holder != nil && c.lost == nil && c.last == nil && !c.sending && !c.batch &&
+	return c.holder != nil && c.lost == nil && c.last == nil && (!c.sending || c.share.joiner != nil) && !c.batch &&
 		!c.owingLocked() && c.pin.why&^(askable|PinSetting) == 0 && c.status == wire.TxIdle && c.q.settled()
 }
 
@@ -526,6 +575,7 @@ var (
 // It returns at once if the connection is not lent to s any more, or forsaken.
 func (c *Conn) Quiet(s Sink) {
 	c.mu.Lock()
+	c.awaitTurnLocked(s)
 	if c.holder != s || c.forsaken == s || c.lost != nil || !c.owingLocked() {
 		c.mu.Unlock()
 		return
@@ -540,17 +590,12 @@ func (c *Conn) Quiet(s Sink) {
 func (c *Conn) Rest(s Sink) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.awaitTurnLocked(s)
 	for c.holder == s && c.forsaken != s && c.lost == nil && c.owingLocked() {
 		if c.q.copyIn {
 			return false
 		}
-		if c.moved == nil {
-			c.moved = make(chan struct{})
-		}
-		moved := c.moved
-		c.mu.Unlock()
-		<-moved
-		c.mu.Lock()
+		c.waitLocked()
 	}
 	return true
 }
@@ -599,6 +644,7 @@ func (c *Conn) Close() {
 	}
 	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(net.ErrClosed)
 	c.holder = nil
+	c.dismissLocked(0, CauseDied)
 	c.loseLocked()
 	c.mu.Unlock()
 	nc := c.io.NetConn()
@@ -633,7 +679,10 @@ func (c *Conn) awaitEnd(most time.Duration) {
 }
 
 // Wait returns when the connection's goroutine has ended.
-func (c *Conn) Wait() { <-c.done }
+func (c *Conn) Wait() {
+	<-c.done
+	c.tails.Wait()
+}
 
 // Probe is to be called each second or so; it finds out about servers that have
 // closed the connection unseen.

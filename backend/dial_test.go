@@ -23,10 +23,12 @@ func newOwner() *owner {
 }
 
 func (o *owner) Release(c *Conn) { o.released <- c }
+func (o *owner) Room(*Conn)      {}
 func (o *owner) Reset(c *Conn)   { o.Release(c) }
 func (o *owner) Pin(bool) bool   { return true }
 func (o *owner) Unpin()          {}
 func (o *owner) Dying()          {}
+func (o *owner) Served(int)      {}
 
 func (o *owner) Discard(_ *Conn, err error) { o.discarded <- err }
 

@@ -8,6 +8,10 @@
 // goes back to its pool only when nothing is owed, the server is outside a
 // transaction, and the client is not in the middle of anything.
 //
+// A connection that is lent for one single read may be joined by others with such
+// reads (share.go): the queue then holds the replies of several clients, one behind
+// the other, and the holder is always the one whose reply comes next.
+//
 // # Concurrency
 //
 // Conn.mu guards the queue and who holds the connection; no I/O is done under

@@ -384,10 +384,23 @@ func (c *Conn) Abandon(s Sink, reset string) {
 		c.settle(c.limits.CancelWait)
 		c.mu.Lock()
 	}
-	if c.holder != s {
+	if c.share.joiner == s {
+		c.share.joiner, c.sending = nil, false
+		if c.holder == nil {
+			c.holder = s
+		}
+		c.wakeMovedLocked()
+		to := c.detachLocked(0)
+		c.mu.Unlock()
+		c.handBack(to)
+		return
+	}
+	if c.withdrawLocked(s) || c.holder != s {
 		c.mu.Unlock()
 		return
 	}
+	c.share.depth = 0
+	c.dismissLocked(0, CauseHeldUp)
 	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
 	status, pinned := c.status, c.pin.why != 0
 	c.holder = nil

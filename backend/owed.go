@@ -79,6 +79,7 @@ type Owed struct {
 	Signal Signal     // what its statement does to the processes that it names
 	Answer bool       // the rows are for Conn.answer; Own is set with it
 	Sets   bool       // of Adopt: nothing of the client's may run where it fails; Own is set with it
+	Gone   bool       // who was to get it does not want it any more; Own is set with it
 	Sink   Sink       // who gets it; nil: nobody
 	Stmt   *Statement // what is being prepared, closed or used
 

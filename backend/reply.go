@@ -54,9 +54,9 @@ func (c *Conn) inHandLocked(h wire.Header) int {
 
 // scan is what onReply gathers under the mutex, to be acted on without it.
 type scan struct {
-	sink    Sink      // for whom c.out is
-	earlier []earlier // what goes out first, to other clients
-	ready   bool      // a ReadyForQuery was seen: the connection may have come free
+	sink    Sink // for whom c.out is
+	ready   bool // a ReadyForQuery was seen: the connection may have come free
+	over    bool // the message at hand is the last one for the holder
 	now     int64
 	signals []signalled
 }
@@ -81,7 +81,10 @@ type earlier struct {
 func (c *Conn) onReply(p []byte) (used int, err error) {
 	var s scan
 	c.out.Reset()
+	c.spill = c.spill[:0]
 	c.mu.Lock()
+	clear(c.earlier)
+	c.earlier, c.writeTo = c.earlier[:0], nil
 	if c.rest > 0 && c.forward {
 		s.sink = c.relayTo // of a message that began in another call
 	}
@@ -96,6 +99,10 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 			used += n
 			if c.rest == 0 {
 				err = c.last
+				if s.over {
+					s.over = false
+					c.advanceLocked(&s)
+				}
 			}
 			continue
 		}
@@ -126,7 +133,7 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		c.relayTo = s.sink
 	}
 	relay := s.sink != nil && c.out.Len() > 0
-	c.relaying = relay || len(s.earlier) > 0
+	c.relaying = relay || len(c.earlier) > 0
 	to := toNobody
 	if !c.relaying {
 		if s.ready {
@@ -134,8 +141,10 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 		}
 		c.movedLocked()
 	} else if relay {
+		c.writeTo = s.sink
 		c.counts.Sent += uint64(c.out.Len())
 	}
+	c.countSeatsLocked()
 	relaying := c.relaying
 	superuser := len(s.signals) > 0 && c.params["is_superuser"] == "on"
 	c.mu.Unlock()
@@ -147,6 +156,9 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 	}
 	if err == nil { // after an error fail tells the owner
 		c.handBack(to)
+		if s.ready && c.Seats() > 0 {
+			c.owner.Room(c)
+		}
 	}
 	return used, err
 }
@@ -154,12 +166,8 @@ func (c *Conn) onReply(p []byte) (used int, err error) {
 // relay writes what a scan has gathered: without the mutex, since a client may
 // not be reading. It says whether the connection has come free.
 func (c *Conn) relay(s *scan, last bool) (to whereTo) {
-	for _, e := range s.earlier {
-		e.sink.Lock()
-		if c.Alive() {
-			_ = e.sink.Reply(e.p)
-		}
-		e.sink.Unlock()
+	for _, e := range c.earlier {
+		c.relayEarlier(e)
 	}
 	if last {
 		// The right to write to the client comes before the detachment: whoever
@@ -183,11 +191,31 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.relaying = false
+	c.leftLocked(s.sink)
 	if to == toNobody {
 		to = c.detachLocked(0) // who came while we wrote has left it to us
 	}
 	c.movedLocked()
 	return to
+}
+
+// relayEarlier writes what goes out before the last of a scan, to another client. It
+// waits for nobody.
+func (c *Conn) relayEarlier(e earlier) {
+	e.sink.Lock()
+	c.mu.Lock()
+	write := c.lost == nil || c.leavesLocked(e.sink) // who is leaving is not told of the end
+	c.mu.Unlock()
+	if write {
+		if rest := e.sink.TryReply(e.p); len(rest) > 0 {
+			c.finishLater(e.sink, rest)
+			return
+		}
+	}
+	e.sink.Unlock()
+	c.mu.Lock()
+	c.leftLocked(e.sink)
+	c.mu.Unlock()
 }
 
 // movedLocked tells those who wait for the queue.
@@ -211,7 +239,13 @@ func (c *Conn) to(sink Sink, s *scan) {
 		return
 	}
 	if s.sink != nil && c.out.Len() > 0 {
-		s.earlier = append(s.earlier, earlier{s.sink, bytes.Clone(c.out.Bytes())})
+		p := c.out.Bytes()
+		if !c.out.Raw() {
+			n := len(c.spill)
+			c.spill = append(c.spill, p...)
+			p = c.spill[n:]
+		}
+		c.earlier = append(c.earlier, earlier{s.sink, p})
 		c.out.Reset()
 	}
 	s.sink = sink
@@ -250,6 +284,9 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			return false, nil
 		}
 		c.errors++
+		if o.Gone {
+			return false, nil
+		}
 		if o.Sets && c.clientWaitsLocked() {
 			// What is behind it runs, if it has not already, without what the client has
 			// set: it must not be answered.
@@ -259,6 +296,9 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 			o.Note.Store(&Noted{Code: e.Code})
 		}
 		c.refutedLocked(e, o)
+		if v.Sink != nil {
+			c.to(v.Sink, s)
+		}
 		if v.Forward && c.holdLocked(e, o, h, body) {
 			return false, nil
 		}
@@ -544,10 +584,17 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 			c.counts.XactTime.Add(time.Duration(s.now - c.xact))
 		}
 	}
+	if c.pace != nil && !v.Swallow {
+		c.owner.Served(c.pace.Took(time.Duration(s.now - c.started)))
+		c.pace = nil
+	}
 	c.started = s.now
 	if c.q.empty() {
 		c.ends = false
+	} else {
+		s.over = len(c.share.line) > 0 && c.endsTurnLocked(v.Swallow)
 	}
+	c.share.ended++
 	if c.status == wire.TxIdle {
 		c.xact = 0
 		if !c.q.empty() {
@@ -602,6 +649,7 @@ func (c *Conn) fail(err error) {
 		holder = nil // it hears of it from Send or Hold, or has all that it wanted
 	}
 	c.holder = nil
+	c.dismissLocked(0, CauseDied)
 	c.loseLocked()
 	c.mu.Unlock()
 	_ = c.io.Close()

@@ -28,6 +28,7 @@ type rig struct {
 
 	mu        sync.Mutex
 	released  int
+	room      int
 	discarded []error
 }
 
@@ -64,10 +65,17 @@ func (r *rig) Release(*Conn) {
 	r.released++
 }
 
+func (r *rig) Room(*Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.room++
+}
+
 func (r *rig) Reset(c *Conn) { r.Release(c) }
 func (r *rig) Dying()        {}
 func (r *rig) Pin(bool) bool { return true }
 func (r *rig) Unpin()        {}
+func (r *rig) Served(int)    {}
 
 func (r *rig) Discard(_ *Conn, err error) {
 	r.mu.Lock()
@@ -155,6 +163,15 @@ func (c *client) Reply(p []byte) error {
 		c.t.Error("a reply began after Lost")
 	}
 	c.got = append(c.got, p...)
+	return nil
+}
+
+// TryReply is Reply, unless the client does not read.
+func (c *client) TryReply(p []byte) []byte {
+	if c.stall != nil {
+		return p
+	}
+	_ = c.Reply(p)
 	return nil
 }
 

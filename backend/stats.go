@@ -48,7 +48,9 @@ type Counters struct {
 	Binds                      uint64
 	Pins                       uint64
 	Audits, AuditFindings      uint64
-	Adopted                    uint64 // settings that were set or reset for another client
+	Adopted                    uint64    // settings that were set or reset for another client
+	Shared                     uint64    // statements that were sent behind those of others
+	ShareWait                  Histogram // how long those stood there
 }
 
 // Merge adds the counts of o.
@@ -65,5 +67,7 @@ func (c *Counters) Merge(o *Counters) {
 	c.Pins += o.Pins
 	c.Audits += o.Audits
 	c.Adopted += o.Adopted
+	c.Shared += o.Shared
+	c.ShareWait.Merge(&o.ShareWait)
 	c.AuditFindings += o.AuditFindings
 }

@@ -47,6 +47,12 @@ const (
 	// CauseCommit: the connection has ended during a COMMIT. It is not to be run again
 	// but looked up.
 	CauseCommit
+	// CauseHeldUp: it stood behind another client's on the same connection for too
+	// long, or that client wants to be alone. It has not been answered.
+	CauseHeldUp
+	// CauseCanceled: it stood behind another client's, and its client has asked for a
+	// cancel. It is not to be run again.
+	CauseCanceled
 )
 
 // Failure is a trial that has failed.

@@ -231,7 +231,7 @@ func defaultDatabase(p *Proxy) databaseEntry {
 			MonitorUser: p.MonitorUser, MonitorPassword: p.MonitorPassword, TLS: p.ServerTLS,
 			AuthUser: p.AuthUser, AuthQuery: p.AuthQuery, AuthDBName: p.AuthDBName,
 			Consistency: ConsistencySession, MaxReplicaLag: 10 * time.Second, ShadowRatio: 0.1, FailoverTimeout: 30 * time.Second,
-			SwitchoverDrain: 10 * time.Second,
+			SwitchoverDrain: 10 * time.Second, ShareDepth: 4, ShareMaxTime: time.Millisecond,
 		},
 	}
 }
@@ -281,6 +281,8 @@ var databaseKeys = []key[databaseEntry]{
 	enum("load_balance", func(d *databaseEntry) *LoadBalance { return &d.LoadBalance }),
 	enum("transaction_reads", func(d *databaseEntry) *TransactionReads { return &d.TransactionReads }),
 	ratio("shadow_ratio", func(d *databaseEntry) *float64 { return &d.ShadowRatio }),
+	number("share_depth", func(d *databaseEntry) *int { return &d.ShareDepth }, 1, 64),
+	duration("share_max_time", func(d *databaseEntry) *time.Duration { return &d.ShareMaxTime }, 0, time.Second),
 	duration("failover_timeout", func(d *databaseEntry) *time.Duration { return &d.FailoverTimeout }, 0, day),
 	list("read_functions", func(d *databaseEntry) *[]string { return &d.ReadFunctions }, functionPattern),
 	list("write_functions", func(d *databaseEntry) *[]string { return &d.WriteFunctions }, functionPattern),

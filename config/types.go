@@ -205,6 +205,8 @@ type Database struct {
 	LoadBalance        LoadBalance
 	TransactionReads   TransactionReads
 	ShadowRatio        float64       // share of the reads that SplitShadow compares, 0 to 1
+	ShareDepth         int           // so many clients may have single reads on one server connection; 1: each has its own
+	ShareMaxTime       time.Duration // reads whose mean is longer are not shared with others
 	FailoverTimeout    time.Duration // a transaction waits so long for a primary
 	Rules              []Rule        // the first that fits decides
 	ReadFunctions      []string      // patterns of functions that are taken for reads; see FunctionPattern

@@ -96,6 +96,8 @@ var (
 	poolAdopted     = ofPool("settings_changed_total", "Settings of server connections that were set or reset for the next client.")
 	poolFindings    = ofPool("audit_findings_total", "How often there was something in it that no statement has announced.")
 	poolLeases      = ofPool("leases_total", "How often a server connection was lent.")
+	poolShared      = ofPool("shared_statements_total", "Reads that were sent behind those of other clients on a busy server connection.")
+	poolWidth       = ofPool("share_width", "Over how many server connections reads spread before they share; 0: over all.")
 	poolOpened      = ofPool("opened_total", "Server connections opened.")
 	poolLoginFailed = ofPool("login_failures_total", "Logins that a server refused, or could not be reached for.")
 	poolWait        = ofPool("wait_seconds", "Wait of clients for a server connection.")
@@ -146,10 +148,11 @@ func (c collector) pools(s sender) {
 		}
 		gauge(poolSize, float64(st.Limits.Size))
 		gauge(poolPaused, truth(st.Paused))
+		gauge(poolWidth, float64(st.Width))
 		n := &st.Counters
 		for d, v := range map[*prometheus.Desc]uint64{
 			poolXacts: n.Xacts, poolQueries: n.Queries, poolReceived: n.Received, poolSent: n.Sent, poolParses: n.ClientParses,
-			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolAudits: n.Audits, poolFindings: n.AuditFindings, poolAdopted: n.Adopted, poolLeases: st.Assigned, poolOpened: st.Opened,
+			poolPrepares: n.ServerParses, poolBinds: n.Binds, poolPins: n.Pins, poolAudits: n.Audits, poolFindings: n.AuditFindings, poolAdopted: n.Adopted, poolLeases: st.Assigned, poolShared: n.Shared, poolOpened: st.Opened,
 			poolLoginFailed: st.LoginFail,
 		} {
 			s.counter(d, float64(v), db, user, addr)

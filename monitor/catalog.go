@@ -113,7 +113,7 @@ func newCatalogs(e *entry) *catalogs {
 func (c *catalogs) configure(cfg *config.Config, db *config.Database, d *backend.Dialer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	on := db.ReadWriteSplit.Splits() && db.Several()
+	on := db.ReadWriteSplit.Splits() && db.Several() || db.ShareDepth > 1
 	c.none.Switch(on)
 	if !on || db.MonitorUser == "" {
 		c.settings = nil

@@ -42,6 +42,7 @@ type Conn struct {
 	// Owned by the goroutine in Write.
 	out      []byte
 	writeErr error
+	once     bool // do not wait
 
 	// Guarded by nudging.
 	nudging sync.Mutex
@@ -303,6 +304,21 @@ func (c *Conn) Write(p []byte) error {
 	return err
 }
 
+// TryWrite sends as much of p as can be sent without waiting, and returns the rest:
+// all of it where there is no descriptor to try.
+func (c *Conn) TryWrite(p []byte) (rest []byte, err error) {
+	if len(p) == 0 || c.raw == nil {
+		return p, nil
+	}
+	c.out, c.writeErr, c.once = p, nil, true
+	err = c.raw.Write(c.onOut)
+	rest, c.out, c.once = c.out, nil, false
+	if c.writeErr != nil {
+		err = c.writeErr
+	}
+	return rest, err
+}
+
 // writable is called with the descriptor when it may take bytes.
 func (c *Conn) writable(fd uintptr) bool {
 	for len(c.out) > 0 {
@@ -313,7 +329,7 @@ func (c *Conn) writable(fd uintptr) bool {
 			c.out = c.out[n:]
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			return false
+			return c.once
 		default:
 			c.writeErr = os.NewSyscallError("send", errno)
 			return true

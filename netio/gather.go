@@ -11,6 +11,10 @@ type Gather struct {
 // Len returns how many bytes have been gathered.
 func (g *Gather) Len() int { return len(g.raw) + len(g.made) }
 
+// Raw reports whether all of it is one run of the read buffer: then Bytes is valid for
+// as long as that is.
+func (g *Gather) Raw() bool { return len(g.made) == 0 }
+
 // Reset forgets everything, and gives up memory that was used for much.
 func (g *Gather) Reset() {
 	g.raw = nil

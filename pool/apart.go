@@ -174,3 +174,9 @@ func (p *Pool) closeStreamLocked(st *backend.Stream, counted bool) {
 		}
 	}()
 }
+
+// Served counts for nothing.
+func (apart) Served(int) {}
+
+// Room is never called: nobody joins them.
+func (apart) Room(*backend.Conn) {}

@@ -179,8 +179,9 @@ type Stats struct {
 	Paused bool
 
 	Counters  backend.Counters
-	Assigned  uint64            // leases
-	Wait      backend.Histogram // until a lease
+	Width     int               // over how many connections single reads spread before they share; 0: over all
+	Assigned  uint64            // leases, and statements that shared one
+	Wait      backend.Histogram // until a lease, or the turn on one that is shared
 	Opened    uint64
 	LoginFail uint64
 	LastError string
@@ -227,7 +228,7 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	p.mu.Lock()
 	st := Stats{
 		Key: p.Key, Mode: p.Mode.String(), Limits: p.limits, Waiting: p.waiting, Login: p.dialing, Paused: p.paused,
-		Counters: p.gone, Assigned: p.assigned, Wait: p.wait, Opened: p.opened, LoginFail: p.failed,
+		Counters: p.gone, Width: int(p.width.n.Load()), Assigned: p.assigned, Wait: p.wait, Opened: p.opened, LoginFail: p.failed,
 	}
 	if p.lastErr != nil {
 		st.LastError = p.lastErr.Error()
@@ -293,5 +294,7 @@ func (p *Pool) stats() (Stats, []ServerInfo) {
 	for _, r := range streams {
 		infos = append(infos, ServerInfo{Info: r.Info(), Pool: p.Key, State: "active", Apart: true, Replication: r.Kind})
 	}
+	st.Assigned += st.Counters.Shared
+	st.Wait.Merge(&st.Counters.ShareWait)
 	return st, infos
 }

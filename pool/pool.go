@@ -47,6 +47,7 @@ type Waiter struct {
 	Primary bool          // the server must not be in recovery
 	Patient bool          // waits until the server accepts logins, if it refuses them in its own words
 	Prefer  *backend.Conn // this one, if it is idle
+	Share   bool          // a connection will do that others have sent such statements to, see Sharer
 
 	ch         chan result
 	pool       atomic.Pointer[Pool] // whose queue it stands in
@@ -57,7 +58,8 @@ type Waiter struct {
 
 type result struct {
 	conn *backend.Conn
-	at   int64 // when it came free
+	room *backend.Conn // in place of conn: this one may be joined
+	at   int64         // when it came free
 	err  error
 }
 
@@ -73,6 +75,9 @@ type Pool struct {
 	beside *outside      // the share of connections of Dial
 	sent   *outside      // of Replicate
 
+	queued     atomic.Int64 // is waiting
+	leased     atomic.Int64 // is lent
+	width      width        // over how many connections single reads spread
 	pinned     atomic.Int64 // connections that session state pins to their clients
 	maxPinned  atomic.Int64
 	checkDelay atomic.Int64 // idle longer than this in ns: checked before it is lent; 0: never
@@ -94,7 +99,9 @@ type Pool struct {
 	waiting     int
 	dialing     int
 	lent        int
-	closing     int // of all
+	out         []*backend.Conn // those that are lent
+	seat        int             // where to look next in out
+	closing     int             // of all
 	paused      bool
 	closed      bool
 	generation  int // connections of an earlier one are closed when they come back
@@ -119,6 +126,7 @@ type member struct {
 	generation int
 	retire     bool
 	state      connState
+	at         int // place in Pool.out
 }
 
 // memberOf returns what the connection's pool has noted of it; nil before the
@@ -142,9 +150,9 @@ const (
 // the Set's clock if the caller has just read it, else 0.
 func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, error) {
 	for {
-		c, at, err := p.next(w, now)
-		if err != nil {
-			return nil, err
+		c, at, joined, err := p.next(w, sink, now)
+		if err != nil || joined {
+			return c, err
 		}
 		now = at
 		if p.wary.Load() != 0 && p.doubtful(c) {
@@ -183,64 +191,113 @@ func (p *Pool) Acquire(w *Waiter, sink backend.Sink, now int64) (*backend.Conn, 
 	}
 }
 
-// next takes a connection off the stack or waits for one. now is the time if it
-// is known, else 0; so is at, when there is a connection.
-func (p *Pool) next(w *Waiter, now int64) (c *backend.Conn, at int64, err error) {
-	p.mu.Lock()
-	if p.closed || p.fenced {
-		err := ErrClosed
-		if !p.closed {
-			err = ErrMoved
-		}
-		p.mu.Unlock()
-		return nil, 0, err
-	}
-	if n := len(p.idle); n > 0 && !p.paused && p.first == nil {
-		i := n - 1
-		if p.limits.RoundRobin {
-			i = 0
-		}
-		if w.Prefer != nil {
-			if k := slices.Index(p.idle, w.Prefer); k >= 0 {
-				i = k
+// next takes a connection off the stack, joins one that is lent, or waits for either.
+// now is the time if it is known, else 0; so is at, when there is a connection.
+func (p *Pool) next(w *Waiter, sink backend.Sink, now int64) (c *backend.Conn, at int64, joined bool, err error) {
+	first := false // it has stood in line and been called in vain: it is the next one
+	for {
+		p.mu.Lock()
+		if p.closed || p.fenced {
+			err := ErrClosed
+			if !p.closed {
+				err = ErrMoved
 			}
+			p.mu.Unlock()
+			return nil, 0, false, err
 		}
-		c = p.idle[i]
-		p.idle = slices.Delete(p.idle, i, i+1)
-		p.lendLocked(c)
-		p.wait.Buckets[0]++
+		turn := (first || p.first == nil) && !p.paused
+		if turn && w.Share && (len(p.idle) == 0 || p.lent >= p.width.now()) {
+			for range min(len(p.out), maxSeats) {
+				c := p.seatLocked()
+				if c == nil {
+					break
+				}
+				p.mu.Unlock()
+				if p.join(c, w, sink) {
+					return c, now, true, nil
+				}
+				p.mu.Lock()
+			}
+			turn = (first || p.first == nil) && !p.paused && !p.closed && !p.fenced
+		}
+		if len(p.idle) > 0 && turn {
+			c = p.takeIdleLocked(w)
+			p.mu.Unlock()
+			return c, now, false, nil
+		}
+		if p.closed || p.fenced {
+			p.mu.Unlock()
+			continue
+		}
+		if now == 0 {
+			now = p.set.now()
+		}
+		if !first {
+			w.since = now
+		}
+		p.used = now
+		if p.lastErr != nil && p.refusedLocked(now) && !w.endures(p.lastErr) {
+			err = p.lastErr
+			p.mu.Unlock()
+			return nil, 0, false, err
+		}
+		p.queueLocked(w, first)
+		p.growLocked()
 		p.mu.Unlock()
-		return c, now, nil
+
+		r := <-w.ch
+		w.pool.Store(nil)
+		if r.room == nil {
+			return r.conn, r.at, false, r.err
+		}
+		if p.join(r.room, w, sink) {
+			return r.room, 0, true, nil
+		}
+		first, now = true, 0
 	}
-	if now == 0 {
-		now = p.set.now()
+}
+
+// takeIdleLocked lends an idle connection.
+func (p *Pool) takeIdleLocked(w *Waiter) *backend.Conn {
+	i := len(p.idle) - 1
+	if p.limits.RoundRobin {
+		i = 0
 	}
-	p.used = now
-	if p.lastErr != nil && p.refusedLocked(now) && !w.endures(p.lastErr) {
-		err = p.lastErr
-		p.mu.Unlock()
-		return nil, 0, err
+	if w.Prefer != nil {
+		if k := slices.Index(p.idle, w.Prefer); k >= 0 {
+			i = k
+		}
 	}
+	c := p.idle[i]
+	p.idle = slices.Delete(p.idle, i, i+1)
+	p.lendLocked(c)
+	p.wait.Buckets[0]++
+	return c
+}
+
+// queueLocked puts w at the end of the line, or back to its front.
+func (p *Pool) queueLocked(w *Waiter, front bool) {
 	if w.ch == nil {
 		w.ch = make(chan result, 1)
 	}
-	w.since = now
 	w.queued = true
 	w.prev, w.next = p.last, nil
-	if p.last == nil {
+	if front {
+		w.prev, w.next = nil, p.first
+	}
+	if w.prev == nil {
 		p.first = w
 	} else {
-		p.last.next = w
+		w.prev.next = w
 	}
-	p.last = w
+	if w.next == nil {
+		p.last = w
+	} else {
+		w.next.prev = w
+	}
 	p.waiting++
+	p.queued.Store(int64(p.waiting))
 	w.pool.Store(p)
-	p.growLocked()
-	p.mu.Unlock()
-
-	r := <-w.ch
-	w.pool.Store(nil)
-	return r.conn, r.at, r.err
 }
 
 // endures reports whether w stays in line although a login has failed this way.
@@ -257,8 +314,11 @@ func (p *Pool) refusedLocked(now int64) bool {
 }
 
 func (p *Pool) lendLocked(c *backend.Conn) {
-	memberOf(c).state = stateLent
+	m := memberOf(c)
+	m.state, m.at = stateLent, len(p.out)
+	p.out = append(p.out, c)
 	p.lent++
+	p.leased.Store(int64(p.lent))
 	p.assigned++
 	p.load.Add(1)
 }
@@ -266,7 +326,12 @@ func (p *Pool) lendLocked(c *backend.Conn) {
 // unlendLocked is the reverse of lendLocked.
 func (p *Pool) unlendLocked(m *member) {
 	m.state = stateIdle
+	last := len(p.out) - 1
+	memberOf(p.out[last]).at = m.at
+	p.out[m.at], p.out[last] = p.out[last], nil
+	p.out = p.out[:last]
 	p.lent--
+	p.leased.Store(int64(p.lent))
 	p.load.Add(-1)
 	if p.lent == 0 && p.drained != nil {
 		close(p.drained)
@@ -352,6 +417,7 @@ func (p *Pool) leaveLocked(w *Waiter) {
 	}
 	w.prev, w.next, w.queued = nil, nil, false
 	p.waiting--
+	p.queued.Store(int64(p.waiting))
 	if p.waiting == 0 && p.set.caps.hungry.Load() {
 		p.set.caps.withdraw(p.share)
 	}

@@ -35,6 +35,7 @@ type world struct {
 	refuse   func(n int) error // of the nth login, from 1; nil accepts
 	gate     chan struct{}     // logins wait for it, if not nil
 	silent   bool              // queries are not answered
+	turns    chan struct{}     // answers wait for it, if not nil
 	secret   string            // asked for at logins, if not ""
 	suspects int
 	linger   time.Duration // of the server behind a Terminate
@@ -237,11 +238,18 @@ func (w *world) serve(e *end, nc net.Conn, pid uint32, refusal *wire.Error) {
 			return
 		}
 		w.mu.Lock()
-		silent := w.silent
+		silent, turns := w.silent, w.turns
 		w.mu.Unlock()
-		if hd.Type == wire.Query && !silent {
-			b := wire.AppendCommandComplete(nil, "SELECT 0")
-			if _, err := nc.Write(wire.AppendReadyForQuery(b, wire.TxIdle)); err != nil {
+		b := wire.AppendReadyForQuery(wire.AppendCommandComplete(nil, "SELECT 0"), wire.TxIdle)
+		switch {
+		case hd.Type != wire.Query || silent:
+		case turns != nil:
+			go func() { // ends with the turn; whose it is makes no difference
+				<-turns
+				_, _ = nc.Write(b)
+			}()
+		default:
+			if _, err := nc.Write(b); err != nil {
 				return
 			}
 		}

@@ -258,6 +258,7 @@ func (s *Session) borrow(plan *router.Plan, now int64) (*backend.Conn, error) {
 		if plan.Effects.Any(router.EffectSequences) {
 			s.waiter.Prefer = s.wroteOn
 		}
+		s.share(plan, &ch)
 		c, err := p.Acquire(&s.waiter, s, now)
 		now = 0
 		if errors.Is(err, pool.ErrStandby) && s.fixedPrimary(p.Key.Server) {

@@ -49,6 +49,10 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 		if s.block.roams && s.readTx && !s.plainBatch(q) {
 			plan = partPlan
 		}
+	} else if s.unit.whole {
+		if p := s.lookahead(a, q); p.Shareable() {
+			plan = p
+		}
 	}
 	a.explains = (s.explains(plan) || a.explains) && s.executes(q)
 	if err := s.need(a, plan); err != nil {

@@ -17,6 +17,7 @@ import (
 	"pgproxy/auth"
 	"pgproxy/backend"
 	"pgproxy/config"
+	"pgproxy/monitor"
 	"pgproxy/pgtest"
 	"pgproxy/pool"
 	"pgproxy/proxy"
@@ -42,7 +43,8 @@ type harness struct {
 	Addr   string // HOST:PORT for clients
 	Log    *logBook
 
-	panics int // that are none of our faults
+	panics  int              // that are none of our faults
+	monitor *monitor.Monitor // of Proves
 }
 
 // harnessOptions say what is started. Servers are HOST:PORT, the first one the
@@ -58,6 +60,7 @@ type harnessOptions struct {
 	Trace    *proxy.Trace
 	Panics   int // that the test brings about
 	Watch    func(backend.Owner) backend.Owner
+	Proves   bool   // statements are proved from the catalog
 	Untidy   string // why what is outside of the proxy may not be back where it was
 }
 
@@ -77,16 +80,17 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 	h := &harness{t: t, Topo: newTopologies(cfg), Log: &logBook{}, panics: opt.Panics}
 	census := pgtest.NewCensus(t, realNodes()...)
 	log := slog.New(slog.NewTextHandler(h.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	h.Pools = pool.New(cfg, pool.Options{
-		Log: log, Now: router.Nanotime, Load: h.Topo.load,
-		Dial: func(cfg *config.Config, db *config.Database) *backend.Dialer {
-			return &backend.Dialer{
-				Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, AuditRatio: cfg.Proxy.SessionAuditRatio, CancelWait: cfg.Proxy.CancelWaitTimeout},
-				ConnectTimeout: cfg.Proxy.ServerConnectTimeout, ConnectQuery: db.ConnectQuery, Now: router.Nanotime,
-				TLS: &db.TLS, Watch: opt.Watch,
-			}
-		},
-	})
+	dial := func(cfg *config.Config, db *config.Database) *backend.Dialer {
+		return &backend.Dialer{
+			Limits:         backend.Limits{MaxPrepared: cfg.Proxy.MaxPreparedStatements, AuditRatio: cfg.Proxy.SessionAuditRatio, CancelWait: cfg.Proxy.CancelWaitTimeout},
+			ConnectTimeout: cfg.Proxy.ServerConnectTimeout, ConnectQuery: db.ConnectQuery, Now: router.Nanotime,
+			TLS: &db.TLS, Watch: opt.Watch,
+		}
+	}
+	h.Pools = pool.New(cfg, pool.Options{Log: log, Now: router.Nanotime, Load: h.Topo.load, Dial: dial})
+	if opt.Proves {
+		h.prove(cfg, log, dial)
+	}
 	h.Server = proxy.New(&proxy.Settings{
 		Config: cfg, Users: users, Auth: auth.New(cfg.Proxy.AuthType, users, cfg.Proxy.AdminUsers, cfg.Proxy.StatsUsers), TLS: encrypt,
 	}, proxy.Options{Log: log, Pools: h.Pools, Router: router.New(router.Options{}), Topologies: h.Topo, Trace: opt.Trace})
@@ -106,11 +110,26 @@ func newHarness(t testing.TB, opt harnessOptions) *harness {
 	return h
 }
 
+// prove has a monitor read the catalog of the test's database, which proves its
+// statements. Nothing else of that monitor is used.
+func (h *harness) prove(cfg *config.Config, log *slog.Logger, dial func(*config.Config, *config.Database) *backend.Dialer) {
+	h.t.Helper()
+	m := monitor.New(cfg, monitor.Options{Log: log, Dial: dial})
+	h.monitor = m
+	h.Topo.prove("app", m.Topology("app").Provers)
+	db, _ := cfg.Database("app")
+	pr := m.Topology("app").Provers.Prover(db.DBName)
+	eventually(h.t, 20*time.Second, "the catalog has been read", func() bool { return pr.Since() != 0 })
+}
+
 func (h *harness) close() {
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
 	if err := h.Server.Close(); err != nil {
 		h.t.Errorf("closing the proxy: %v", err)
+	}
+	if h.monitor != nil {
+		h.monitor.Close()
 	}
 	if err := h.Pools.Close(ctx); err != nil {
 		h.t.Errorf("closing the pools: %v", err)
@@ -169,6 +188,9 @@ func parseConfig(t testing.TB, opt harnessOptions) *config.Config {
 		b.WriteString("listen_port = 0\n")
 	}
 	fmt.Fprintf(&b, "http_listen = \"\"\nauth_file = \"userlist.txt\"\n%s\n", opt.Proxy)
+	if opt.Proves {
+		opt.Database += fmt.Sprintf("monitor_user = %q\nmonitor_password = %q\n", testUser, testPassword)
+	}
 	fmt.Fprintf(&b, "[databases.app]\ndbname = %q\n%s\nservers = [\n", dbname, opt.Database)
 	for i, addr := range opt.Servers {
 		host, port, err := net.SplitHostPort(addr)
@@ -221,6 +243,13 @@ func newTopologies(cfg *config.Config) *topologies {
 		t.now[name] = topo
 	}
 	return t
+}
+
+// prove makes a database's statements be proved.
+func (t *topologies) prove(database string, by router.Provers) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now[database].Provers = by
 }
 
 func (t *topologies) load(addr string) *atomic.Int64 {

@@ -29,8 +29,10 @@ type assembly struct {
 	parses    int
 	binds     int
 	trial     backend.Trial
-	now       int64  // when the client's bytes came; 0 after something was sent or waited for
-	memoText  []byte // of the last statement looked at, and its plan
+	pace      *router.Pace // of the statement at hand, if it is one that may share a connection where it is quick
+	share     bool         // it is
+	now       int64        // when the client's bytes came; 0 after something was sent or waited for
+	memoText  []byte       // of the last statement looked at, and its plan
 	memo      *router.Plan
 }
 
@@ -45,7 +47,7 @@ func (a *assembly) reset() {
 	a.out.Reset()
 	a.holding, a.wrote, a.ends, a.dirty, a.pin, a.parses, a.binds = false, false, false, false, 0, 0, 0
 	a.ask, a.names, a.statement = 0, nil, nil
-	a.trial = backend.Trial{}
+	a.trial, a.pace, a.share = backend.Trial{}, nil, false
 	a.memoText, a.memo, a.now, a.explains = nil, nil, 0, false
 }
 
@@ -87,6 +89,9 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 	}
 	now := router.Nanotime()
 	s.lastSeen.Store(now)
+	if s.canceled.Load() {
+		s.canceled.Store(false) // of a statement that has had its answer
+	}
 	s.catchUp()
 	s.detour = detour{}
 	if used, err = s.walk(p, now); err != nil {
@@ -126,6 +131,7 @@ func (s *Session) walk(p []byte, now int64) (used int, err error) {
 		}
 		if !s.open {
 			s.unit = unit{from: used, first: true, alone: !a.holding, keep: !a.holding, reads: true, batch: s.batches}
+			s.unit.whole = used == 0 && !a.holding && s.mayShare() && s.whole(q)
 		}
 		n, more, merr := s.message(a, q)
 		if merr != nil {
@@ -164,6 +170,12 @@ func (s *Session) flush(a *assembly) error {
 	}
 	if a.statement != nil {
 		p.Statement = a.statement
+	}
+	if a.pace != nil {
+		p.Pace = a.pace
+		if a.share && !a.wrote && !a.ends && !a.dirty && a.pin == 0 && a.ask == 0 {
+			p.Share, p.At = s.db.ShareDepth, s.lastSeen.Load()
+		}
 	}
 	err := s.lease.Send(&p)
 	a.reset()
@@ -549,6 +561,9 @@ func (s *Session) equip(a *assembly, plan *router.Plan, now int64) (*backend.Con
 		return nil, err
 	}
 	a.holding = true
+	if s.unit.whole && plan.Shareable() {
+		a.pace, a.share = plan.Pace(s.leaseRole), s.waiter.Share
+	}
 	if want := s.wanted(c, plan); c.Applied() != want {
 		return s.adopt(a, plan, want)
 	}

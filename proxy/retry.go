@@ -26,6 +26,7 @@ type unit struct {
 	commit bool         // it is a COMMIT alone, whose transaction is known by its id
 	stale  bool         // it uses a statement that an earlier one has prepared
 	parsed bool         // it has a Parse of the unnamed statement
+	whole  bool         // it is one statement, all of it is in hand and nothing else
 	reads  bool         // all of it is proved to read, or it is a BEGIN alone
 	noted  *router.Plan // of the first statement in it
 	begun  *begun       // the BEGIN that was put off and stands in front of it now
@@ -80,7 +81,7 @@ func (s *Session) trial(a *assembly, p []byte) {
 	}
 	standby := s.leaseRole == router.RoleReplica && !s.readTx
 	begin := u.reads && u.noted != nil && begins(u.noted)
-	again := begin || u.reads && u.begun != nil || s.db.Several()
+	again := begin || u.reads && u.begun != nil || a.pace != nil || s.db.Several()
 	if u.keep && (u.stale && u.begun == nil || standby || again) {
 		s.tried, s.triedBegin, s.triedBegun = u.batch, begin, u.begun
 		a.trial = backend.Trial{Bytes: p, First: u.first, Reads: u.reads, Block: u.begun != nil, Standby: standby, Instead: s.detour.instead}
@@ -184,7 +185,7 @@ func (s *Session) rerun() error {
 		s.began = false
 		s.putOff(b)
 	}
-	if canceled {
+	if canceled || f.Cause == backend.CauseCanceled {
 		if s.begun != nil {
 			s.begun.failed = true
 		}

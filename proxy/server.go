@@ -116,8 +116,8 @@ type Server struct {
 	refused  atomic.Uint64
 	limited  atomic.Uint64
 	panics   atomic.Uint64
-	reruns   [backend.CauseDied + 1]atomic.Uint64 // statements that were run again, by cause
-	healed   atomic.Uint64                        // shapes that a standby has refused
+	reruns   [backend.CauseCanceled + 1]atomic.Uint64 // statements that were run again, by cause
+	healed   atomic.Uint64                            // shapes that a standby has refused
 
 	// Guarded by mu.
 	mu        sync.RWMutex

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"pgproxy/backend"
+	"pgproxy/pool"
 	"pgproxy/router"
 	"pgproxy/wire"
 )
@@ -15,6 +16,7 @@ import (
 var (
 	_ backend.Sink     = (*Session)(nil)
 	_ backend.Follower = (*Session)(nil)
+	_ pool.Sharer      = (*Session)(nil)
 )
 
 // Lock takes the right to write to the client. A client that listens has by then
@@ -38,6 +40,23 @@ func (s *Session) Reply(p []byte) error {
 		return e.reply(p)
 	}
 	return s.write(p)
+}
+
+// TryReply writes what can be written at once, and returns the rest. Lock must be held.
+func (s *Session) TryReply(p []byte) (rest []byte) {
+	switch {
+	case s.werr != nil:
+		return nil
+	case s.tap.Load() != nil || s.ears.Load() != nil:
+		return p
+	}
+	rest, err := s.io.TryWrite(p)
+	if err != nil {
+		s.werr = err
+		s.io.Wake()
+		return nil
+	}
+	return rest
 }
 
 // write is Reply without regard to notifications.

@@ -190,6 +190,7 @@ type Plan struct {
 	shape   string // "" if it has none, or is not remembered
 	memos   atomic.Pointer[ruleMemo]
 	refused atomic.Pointer[string]
+	paces   [2]Pace // of a draft: on primaries and on replicas
 }
 
 // PreparedUse is what a statement does with prepared statements by name.
