@@ -38,7 +38,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 				break
 			}
 			if !ses.hasSent() {
-				ses.end(errShutdown)
+				ses.sendAway()
 				n--
 			}
 		}
@@ -128,6 +128,23 @@ func (s *Session) justCame() bool {
 		return false
 	}
 	return time.Duration(router.Nanotime()-s.lastSeen.Load()) < drainGrace
+}
+
+// sendAway asks the session to leave if it is at rest. Where it has logged in its own
+// goroutine decides: who has said BEGIN by then is not at rest any more.
+func (s *Session) sendAway() {
+	if !s.welcomed.Load() {
+		s.end(errShutdown)
+		return
+	}
+	s.sentAway.Store(true)
+	s.io.Nudge()
+}
+
+// leavesNow reports whether the session was sent away and is at rest. It is called by the
+// session's goroutine.
+func (s *Session) leavesNow() bool {
+	return s.sentAway.Swap(false) && !s.busy() && !s.open && !s.skipping && s.rest == 0 && !s.io.Unread()
 }
 
 // hasSent reports whether the client has sent something that nobody has read yet.

@@ -6,11 +6,14 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"pgproxy/pgtest"
 	"pgproxy/proxy"
+	"pgproxy/wire"
 )
 
 // shutdown begins a drain; its outcome is sent to the channel.
@@ -175,5 +178,47 @@ func TestDrainKeepsPeers(t *testing.T) {
 	told(t, a, "57P01")
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDrainBetweenTransactions: a client is sent away between two transactions, also
+// where it begins one while the drain looks at it, and its BEGIN takes no server.
+func TestDrainBetweenTransactions(t *testing.T) {
+	c := oracleSetup(t)
+	for range 5 {
+		h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "drain_rate = 0"})
+		var goes sync.WaitGroup
+		var begun atomic.Int64
+		for range 20 {
+			cl := h.Client(t)
+			goes.Go(func() {
+				for {
+					for i, sql := range []string{"BEGIN", "SELECT 1", "COMMIT"} {
+						if err := cl.TrySend(pgtest.Query(sql)); err != nil && i > 0 {
+							t.Errorf("%s: %v", sql, err)
+							return
+						}
+						for {
+							m, err := cl.TryRead()
+							if e := m.Err(); err != nil || e != nil {
+								if i > 0 {
+									t.Errorf("%s: %v %v", sql, err, e)
+								}
+								return
+							}
+							if m.Type == wire.ReadyForQuery {
+								break
+							}
+						}
+					}
+					begun.Add(1)
+				}
+			})
+		}
+		eventually(t, 20*time.Second, "transactions", func() bool { return begun.Load() > 100 })
+		if err := <-h.shutdown(h.Server.Shutdown); err != nil {
+			t.Error(err)
+		}
+		goes.Wait()
 	}
 }

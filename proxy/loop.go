@@ -84,8 +84,11 @@ func (s *Session) onClient(p []byte) (used int, err error) {
 			return 0, err
 		}
 	}
-	if len(p) == 0 {
-		return 0, nil // nudged
+	if len(p) == 0 { // nudged
+		if s.leavesNow() {
+			return 0, errShutdown
+		}
+		return 0, nil
 	}
 	now := router.Nanotime()
 	s.lastSeen.Store(now)

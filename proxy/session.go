@@ -119,6 +119,7 @@ type Session struct {
 	origin     atomic.Pointer[origin] // never nil
 	tap        atomic.Pointer[tap]    // hears what the client is written
 	hasUndone  atomic.Bool
+	sentAway   atomic.Bool                      // see sendAway
 	settings   atomic.Pointer[backend.Settings] // wanted now
 	current    atomic.Pointer[backend.Conn]     // last lease; it knows whether it still is one
 	answered   atomic.Int64                     // stamp of the last ReadyForQuery
