@@ -203,7 +203,7 @@ func (c *Conn) askLocked() whereTo {
 	if c.ask&AskSettings != 0 {
 		c.answer.names, c.names = c.names, nil
 	}
-	c.ask = 0
+	c.ask, c.share.depth = 0, 0
 	c.unnamed.Store(otherUnnamed)
 	return toServer
 }

@@ -274,7 +274,14 @@ func (c *Conn) Reported(name string) (value string, ok bool) {
 func (c *Conn) Forsake(s Sink) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.withdrawLocked(s) || c.holder != s && c.share.joiner != s && !c.leavesLocked(s) {
+	switch {
+	case c.withdrawLocked(s):
+		return
+	case c.leavesLocked(s):
+		c.leftLocked(s)
+		c.wakeMovedLocked()
+		return
+	case c.holder != s && c.share.joiner != s:
 		return
 	}
 	c.forsaken = s
@@ -382,9 +389,14 @@ func (c *Conn) Send(p *Parcel) error {
 	c.mu.Lock()
 	joins := c.share.joiner != nil
 	if joins && !c.enterLocked(p) {
-		err := errors.Join(c.lost, c.last)
+		why := errors.Join(c.lost, c.last)
+		to := c.stepBackLocked()
 		c.mu.Unlock()
-		return fmt.Errorf("%w: %w", ErrUnsent, err)
+		c.handBack(to)
+		if why == nil {
+			why = errBarred
+		}
+		return fmt.Errorf("%w: %w", ErrUnsent, why)
 	}
 	if c.lost != nil || c.last != nil && (c.fresh || c.spare) {
 		c.sending = false
@@ -568,7 +580,8 @@ func (c *Conn) handBack(to whereTo) {
 
 var (
 	errLate   = errors.New("a cancel request may still be on its way")
-	errUnsure = errors.New("the server has refused a setting")
+	errUnsure = errors.New("the server has refused a setting, or has not been sent what was noted")
+	errBarred = errors.New("nobody may stand behind what is there")
 )
 
 // Quiet waits until nothing is owed to s and all replies have been written to it.

@@ -385,12 +385,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 		c.mu.Lock()
 	}
 	if c.share.joiner == s {
-		c.share.joiner, c.sending = nil, false
-		if c.holder == nil {
-			c.holder = s
-		}
-		c.wakeMovedLocked()
-		to := c.detachLocked(0)
+		to := c.stepBackLocked()
 		c.mu.Unlock()
 		c.handBack(to)
 		return
@@ -404,6 +399,10 @@ func (c *Conn) Abandon(s Sink, reset string) {
 	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
 	status, pinned := c.status, c.pin.why != 0
 	c.holder = nil
+	if !whole {
+		c.late = true // Discard asks the server to stop: nobody may send behind that
+		c.wakeMovedLocked()
+	}
 	c.unpinLocked(PinAll)
 	// What a question would have told is not needed any more.
 	c.dirty = c.dirty || c.ask != 0

@@ -180,7 +180,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 			to = c.detachLocked(s.now)
 			c.relaying = true
 		}
-		alive := c.lost == nil
+		alive := c.lost == nil || c.leavesLocked(s.sink) // who is leaving is not told of the end
 		c.mu.Unlock()
 		if alive {
 			_ = s.sink.Reply(c.out.Bytes()) // a client that is gone is its own goroutine's business
@@ -204,7 +204,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 func (c *Conn) relayEarlier(e earlier) {
 	e.sink.Lock()
 	c.mu.Lock()
-	write := c.lost == nil || c.leavesLocked(e.sink) // who is leaving is not told of the end
+	write := c.lost == nil || c.leavesLocked(e.sink)
 	c.mu.Unlock()
 	if write {
 		if rest := e.sink.TryReply(e.p); len(rest) > 0 {
@@ -215,6 +215,7 @@ func (c *Conn) relayEarlier(e earlier) {
 	e.sink.Unlock()
 	c.mu.Lock()
 	c.leftLocked(e.sink)
+	c.wakeMovedLocked() // the next write may take long
 	c.mu.Unlock()
 }
 
@@ -551,12 +552,15 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if h.Body != 1 || !wire.TxStatus(body[0]).Valid() {
 		return false, fmt.Errorf("ReadyForQuery: %w", wire.ErrMessage)
 	}
-	answered := !c.q.empty() && c.q.at(0).Answer
+	answered, gone := !c.q.empty() && c.q.at(0).Answer, !c.q.empty() && c.q.at(0).Gone
 	v, err := c.q.reply(h.Type, body)
 	if err != nil {
 		return false, err
 	}
 	c.status = wire.TxStatus(body[0])
+	if gone {
+		c.share.gone--
+	}
 	if answered {
 		c.answeredLocked()
 	}
@@ -592,7 +596,7 @@ func (c *Conn) ready(h wire.Header, body []byte, s *scan) (forward bool, err err
 	if c.q.empty() {
 		c.ends = false
 	} else {
-		s.over = len(c.share.line) > 0 && c.endsTurnLocked(v.Swallow)
+		s.over = c.endsTurnLocked(v.Swallow)
 	}
 	c.share.ended++
 	if c.status == wire.TxIdle {

@@ -147,10 +147,17 @@ type client struct {
 	wrote    int
 	failures []*Failure
 	stall    chan struct{} // replies wait for it, if not nil
+	gate     chan struct{} // Lock waits for it, if not nil
 	Sink                   // what this package's tests do not need
 }
 
-func (c *client) Lock()   { c.mu.Lock() }
+func (c *client) Lock() {
+	if c.gate != nil {
+		<-c.gate
+	}
+	c.mu.Lock()
+}
+
 func (c *client) Unlock() { c.mu.Unlock() }
 
 func (c *client) Reply(p []byte) error {

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"pgproxy/wire"
@@ -19,7 +20,8 @@ import (
 // Nobody is to wait for others for long: those in the line are sent away, to run
 // their statements elsewhere, where the holder takes longer than maxHeldUp, asks
 // for a cancel, or goes. All in the line are statements that may be run twice.
-// What they were owed is swallowed (Owed.Gone).
+// What they were owed is swallowed (Owed.Gone), and while the server is at work for that
+// nobody is the holder.
 
 // maxHeldUp is how long the holder may keep a line waiting.
 const maxHeldUp = 20 * time.Millisecond
@@ -49,6 +51,7 @@ type sharing struct {
 	watched Sink // the holder when watch was set
 	ahead   int  // how many statements had come to their end by then
 	ended   int  // statements that have come to their end
+	gone    int  // statements in the queue that were given up
 }
 
 // Seats returns how many more clients could join, as far as is known: Join decides.
@@ -128,7 +131,7 @@ func (c *Conn) leftLocked(s Sink) {
 // has been sent away.
 func (c *Conn) awaitTurnLocked(s Sink) {
 	for c.lost == nil && c.forsaken != s &&
-		(c.holder == s && (len(c.share.line) > 0 || c.share.joiner != nil) || c.holder != s && (c.followsLocked(s) >= 0 || c.leavesLocked(s))) {
+		(c.holder == s && (len(c.share.line) > 0 || c.share.joiner != nil || c.share.gone > 0) || c.holder != s && (c.followsLocked(s) >= 0 || c.leavesLocked(s))) {
 		c.waitLocked()
 	}
 }
@@ -146,27 +149,16 @@ func (c *Conn) waitLocked() {
 
 // enterLocked gives the one that has joined its place, before the queue is told of
 // what it sends. A Parcel that is not to be shared waits for an empty queue. It reports
-// false if the connection has died, or the client is to leave: then nothing is to be
-// sent.
+// false if the connection has died, a cancel request is under way, the client is to
+// leave, or those in front take long: then nothing is to be sent, see stepBackLocked.
 func (c *Conn) enterLocked(p *Parcel) bool {
 	h := &c.share
 	s := h.joiner
-	if !p.shareable() {
-		h.depth = 0
-		c.countSeatsLocked()
-		for c.lost == nil && c.last == nil && c.forsaken != s && (len(h.line) > 0 || c.owingLocked() || !c.q.settled()) {
-			c.waitLocked()
-		}
-		if c.forsaken == s {
-			return false // Abandon follows
-		}
+	if !p.shareable() && !c.awaitEmptyLocked(s) || c.barredLocked() {
+		return false
 	}
 	h.joiner = nil
 	c.wakeMovedLocked()
-	if c.lost != nil || c.last != nil {
-		c.sending = false
-		return false
-	}
 	if c.q.empty() { // those in front are done: whoever is still written to is leaving
 		if c.holder != nil && c.relaying && (c.writeTo == c.holder || c.hasEarlierLocked(c.holder)) {
 			c.leaveLocked(c.holder)
@@ -191,18 +183,67 @@ func (c *Conn) enterLocked(p *Parcel) bool {
 	return true
 }
 
+// barredLocked reports whether nobody who has joined may send any more: the connection
+// is dead or about to be closed, or a cancel request might hit what is sent.
+func (c *Conn) barredLocked() bool { return c.lost != nil || c.last != nil || c.late || c.cancels > 0 }
+
+// awaitEmptyLocked waits until s, who has joined, would be alone on the connection. It
+// reports false if that does not come, or takes long.
+func (c *Conn) awaitEmptyLocked(s Sink) bool {
+	h := &c.share
+	h.depth = 0
+	c.countSeatsLocked()
+	empty := func() bool { return len(h.line) == 0 && !c.owingLocked() && c.q.settled() }
+	if empty() {
+		return true
+	}
+	over := false
+	t := time.AfterFunc(maxHeldUp, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		over = true
+		c.wakeMovedLocked()
+	})
+	defer t.Stop()
+	for !empty() {
+		if over || c.barredLocked() || c.forsaken == s {
+			return false
+		}
+		c.waitLocked()
+	}
+	return c.forsaken != s
+}
+
+// stepBackLocked undoes the Join of one who has sent nothing. What was noted of that
+// (prepared statements, the unnamed one) is not so: the connection is not to be lent
+// again. Its caller must call handBack, without the mutex.
+func (c *Conn) stepBackLocked() whereTo {
+	h := &c.share
+	h.joiner, h.depth, c.sending = nil, 0, false
+	c.unsure = true
+	if c.holder == nil && c.q.settled() {
+		c.holder = nobody
+	}
+	c.countSeatsLocked()
+	c.wakeMovedLocked()
+	return c.detachLocked(0)
+}
+
 // shareable reports whether others may stand in front of what is sent, or behind it.
 func (p *Parcel) shareable() bool {
-	return p.Share > 0 && !p.More && !p.Open && p.Trial.First && p.Trial.Reads && !p.Trial.Block && len(p.Trial.Bytes) > 0 && len(p.Trial.Bytes) <= maxTrial
+	return p.Share > 0 && !p.More && !p.Open && p.Trial.First && p.Trial.Reads && !p.Trial.Block && len(p.Trial.Bytes) > 0 && len(p.Trial.Bytes) <= MaxTrial
 }
 
 // endsTurnLocked reports whether the holder has had all of its answer, while there is
 // something else in the queue. swallowed says that the ReadyForQuery that has come was
-// not its own. A holder without followers stays while what somebody has given up is in
-// front of the end of the queue, and somebody may join it then.
+// not its own.
 func (c *Conn) endsTurnLocked(swallowed bool) bool {
 	front := c.q.at(0)
-	return front.Sink != c.holder && !(swallowed && front.Gone)
+	if front.Gone {
+		return c.holder != nil && c.holder != nobody
+	}
+	// Settings come in front of the holder's own statement, each with a Sync.
+	return len(c.share.line) > 0 && front.Sink != c.holder && !(swallowed && front.Own)
 }
 
 // leaveLocked notes that a client whose statement is complete is still written to.
@@ -222,15 +263,16 @@ func (c *Conn) hasEarlierLocked(s Sink) bool {
 	return false
 }
 
-// advanceLocked ends the holder's turn, if there is somebody behind it: its last
-// reply has come.
+// advanceLocked ends the holder's turn: its last reply has come.
 func (c *Conn) advanceLocked(s *scan) {
 	h := &c.share
-	if len(h.line) == 0 {
-		return
-	}
 	if s.sink == c.holder && c.out.Len() > 0 || c.hasEarlierLocked(c.holder) {
 		c.leaveLocked(c.holder)
+	}
+	if !c.q.empty() && c.q.at(0).Gone {
+		c.holder, c.pace = nobody, nil
+		c.to(nobody, s)
+		return
 	}
 	next := h.line[0]
 	used := c.try // for its memory
@@ -269,6 +311,9 @@ func (c *Conn) dismissLocked(from int, cause Cause) {
 func (c *Conn) forgoLocked(s Sink) {
 	for i := range c.q.n {
 		if o := c.q.at(i); o.Sink == s {
+			if o.Kind.ready() {
+				c.share.gone++
+			}
 			o.Do, o.Own, o.Gone, o.Sink, o.Change, o.Told, o.Note, o.Signal = Swallow, true, true, nil, 0, nil, nil, 0
 		}
 	}
@@ -338,3 +383,19 @@ func (c *Conn) finishLater(s Sink, rest []byte) {
 		c.mu.Unlock()
 	}()
 }
+
+// nobody holds a connection whose server is at work for what was given up.
+var nobody Sink = new(noClient)
+
+// noClient is a Sink that hears nothing.
+type noClient struct{ sync.Mutex }
+
+func (*noClient) Reply([]byte) error             { return nil }
+func (*noClient) TryReply([]byte) []byte         { return nil }
+func (*noClient) Reported(string, string, bool)  {}
+func (*noClient) Undone(uint64)                  {}
+func (*noClient) Answered(int64, bool)           {}
+func (*noClient) Failing()                       {}
+func (*noClient) Failed(*Failure)                {}
+func (*noClient) Signalled(Signal, uint32, bool) {}
+func (*noClient) Lost(error, bool)               {}

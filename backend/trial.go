@@ -69,7 +69,7 @@ type Failure struct {
 // The most bytes that a trial keeps of a statement, and of the answers that are
 // held back; and how much memory a connection keeps for the next trial.
 const (
-	maxTrial     = 32 << 10
+	MaxTrial     = 32 << 10
 	maxHeld      = 4 << 10
 	maxTrialIdle = 8 << 10
 )
@@ -101,7 +101,7 @@ func (t *trial) send(p *Parcel, settled bool) {
 	case p.Trial.First:
 		*t = trial{on: settled, reads: p.Trial.Reads, standby: p.Trial.Standby, block: p.Trial.Block, commit: p.Trial.Commit, instead: p.Trial.Instead, sent: t.sent[:0], held: t.held}
 	}
-	if t.on = t.on && len(t.sent)+len(b) <= maxTrial; !t.on {
+	if t.on = t.on && len(t.sent)+len(b) <= MaxTrial; !t.on {
 		return
 	}
 	t.reads = t.reads && p.Trial.Reads

@@ -148,7 +148,7 @@ func TestTrialEnds(t *testing.T) {
 		"too long": func(r *rig, c *client) {
 			p := parcel(c, "Q")
 			p.Trial = trial
-			p.Trial.Bytes = make([]byte, maxTrial+1)
+			p.Trial.Bytes = make([]byte, MaxTrial+1)
 			done := r.send(p)
 			r.hear("Q")
 			<-done

@@ -15,6 +15,9 @@ import (
 // nothing behind it: a simple query, or a batch up to its Sync with one Bind and one
 // Execute at most, that prepares nothing by name.
 func (s *Session) whole(q []byte) bool {
+	if len(q) > backend.MaxTrial {
+		return false
+	}
 	binds, executes := 0, 0
 	for first := true; len(q) >= wire.HeaderLen; first = false {
 		h, err := wire.ReadHeader(q, s.maxPacket())
@@ -54,7 +57,7 @@ func (s *Session) mayShare() bool {
 // share decides, when a connection is about to be borrowed for the statement that is
 // being sent, whether it may be shared.
 func (s *Session) share(plan *router.Plan, ch *router.Choice) {
-	s.waiter.Share = s.unit.whole && plan.Shareable() && ch.Reason != router.ReasonShadow && plan.Pace(ch.Role).Within(s.db.ShareMaxTime)
+	s.waiter.Share = s.unit.whole && s.detour.runs == 0 && plan.Shareable() && ch.Reason != router.ReasonShadow && plan.Pace(ch.Role).Within(s.db.ShareMaxTime)
 }
 
 // Wants returns the settings that a connection must have that the session joins.
