@@ -246,6 +246,7 @@ func TestShareGivenUp(t *testing.T) {
 		}
 		r.say(row) // of the one that was given up, which takes long
 		time.Sleep(3 * maxHeldUp)
+		synctest.Wait()
 		if len(l[2].failures) != 1 || l[2].failures[0].Cause != CauseHeldUp {
 			t.Errorf("behind it: %v", l[2].failures)
 		}
