@@ -243,7 +243,7 @@ func (c *Conn) endsTurnLocked(swallowed bool) bool {
 		return c.holder != nil && c.holder != nobody
 	}
 	// Settings come in front of the holder's own statement, each with a Sync.
-	return len(c.share.line) > 0 && front.Sink != c.holder && !(swallowed && front.Own)
+	return len(c.share.line) > 0 && front.Sink != c.holder && (!swallowed || !front.Own)
 }
 
 // leaveLocked notes that a client whose statement is complete is still written to.

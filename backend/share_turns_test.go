@@ -102,7 +102,7 @@ func TestShareJoinerAndCancel(t *testing.T) {
 func TestShareJoinerNotToShare(t *testing.T) {
 	for name, ends := range map[string]func(r *rig, c *client){
 		"forsaken": func(r *rig, c *client) { r.conn.Forsake(c) },
-		"held up":  func(*rig, *client) { time.Sleep(2 * maxHeldUp) },
+		"held up":  func(*rig, *client) { <-time.After(2 * maxHeldUp) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, Limits{}, func(r *rig) {
@@ -245,7 +245,7 @@ func TestShareGivenUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.say(row) // of the one that was given up, which takes long
-		time.Sleep(3 * maxHeldUp)
+		<-time.After(3 * maxHeldUp)
 		synctest.Wait()
 		if len(l[2].failures) != 1 || l[2].failures[0].Cause != CauseHeldUp {
 			t.Errorf("behind it: %v", l[2].failures)
