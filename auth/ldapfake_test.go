@@ -139,6 +139,7 @@ func TestLDAPSilent(t *testing.T) {
 	const logins = 3 * maxLDAP
 	var asked atomic.Int32
 	full := make(chan struct{})
+	began := time.Now()
 	options := fakeDirectory(t, func(int64, ber.Tag) []byte {
 		if asked.Add(1) == maxLDAP {
 			close(full)
@@ -168,7 +169,7 @@ func TestLDAPSilent(t *testing.T) {
 	if _, err := try(t, other, &client{user: "bob", password: "secret"}); err != nil {
 		t.Errorf("another's login meanwhile: %v", err)
 	}
-	if n := asked.Load(); n != maxLDAP {
+	if n := asked.Load(); n != maxLDAP && time.Since(began) < ldapPatience { // then others' turn comes
 		t.Errorf("the directory was asked %d times at once, want %d", n, maxLDAP)
 	}
 	stop()

@@ -290,7 +290,9 @@ func (s *Session) end(reason error) {
 			c.Forsake(s)
 		}
 	} else {
-		_ = s.nc.SetDeadline(time.Unix(1, 0))
+		// It may have begun to say goodbye already: that it may go on with.
+		_ = s.nc.SetReadDeadline(time.Unix(1, 0))
+		_ = s.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	}
 }
 

@@ -96,8 +96,12 @@ func TestCausality(t *testing.T) {
 		t.Error("nothing was done")
 	}
 	share := k.shares()
-	if share["app"] < 0.8 {
-		t.Errorf("replicas served %.0f %% of the reads at consistency session, want at least 80 %%", 100*share["app"])
+	least := 0.5 // of a short run, on a machine that may be busy
+	if *causality >= time.Minute {
+		least = 0.8
+	}
+	if share["app"] < least {
+		t.Errorf("replicas served %.0f %% of the reads at consistency session, want at least %.0f %%", 100*share["app"], 100*least)
 	}
 }
 

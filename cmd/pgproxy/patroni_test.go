@@ -229,6 +229,7 @@ func TestPatroniListsAllServers(t *testing.T) {
 	hears("before", "NOTIFY news, 'before'")
 	old := l.primary()
 	next, _ := l.successor(old)
+	l.sees(next, "is up", up) // the proxy has only begun to look
 	if err := l.console("SWITCHOVER app TO " + next.Addr()); err != nil {
 		t.Fatal(err)
 	}
