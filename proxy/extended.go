@@ -50,7 +50,7 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 			plan = partPlan
 		}
 	} else if s.unit.whole {
-		if p := s.lookahead(a, q); p.Shareable() {
+		if p := s.wholePlan(a, q); p != nil && p.Shareable() {
 			plan = p
 		}
 	}

@@ -341,6 +341,7 @@ func (s *Session) query(a *assembly, q []byte, h wire.Header) (int, bool, error)
 	a.explains = s.explains(plan) && !s.open
 	o := backend.Owed{Kind: backend.Query, Sink: s}
 	if plan.Use != router.PreparedNone && !s.open {
+		s.unit.whole = false // what SQL has prepared is under the client's own names
 		run, done, err := s.queryPrepared(a, q, h, plan, &o)
 		if done || err != nil {
 			return h.Size(), false, err

@@ -18,7 +18,7 @@ func (s *Session) whole(q []byte) bool {
 	if len(q) > backend.MaxTrial {
 		return false
 	}
-	binds, executes := 0, 0
+	binds, executes, parsed := 0, 0, false
 	for first := true; len(q) >= wire.HeaderLen; first = false {
 		h, err := wire.ReadHeader(q, s.maxPacket())
 		if err != nil || len(q) < h.Size() {
@@ -28,10 +28,15 @@ func (s *Session) whole(q []byte) bool {
 		case wire.Query:
 			return first && len(q) == h.Size()
 		case wire.Parse:
-			if h.Body == 0 || q[wire.HeaderLen] != 0 {
+			if !first || h.Body == 0 || q[wire.HeaderLen] != 0 {
 				return false
 			}
+			parsed = true
 		case wire.Bind:
+			_, name, _, ok := wire.ReadBindNames(q[wire.HeaderLen:h.Size()])
+			if !ok || parsed && len(name) > 0 {
+				return false
+			}
 			binds++
 		case wire.Execute:
 			executes++
@@ -44,6 +49,26 @@ func (s *Session) whole(q []byte) bool {
 		q = q[h.Size():]
 	}
 	return false
+}
+
+// wholePlan returns the plan of the statement in a whole batch that starts at q; nil if
+// it is not known, or begins in another way.
+func (s *Session) wholePlan(a *assembly, q []byte) *router.Plan {
+	h, err := wire.ReadHeader(q, s.maxPacket())
+	if err != nil || len(q) < h.Size() {
+		return nil
+	}
+	switch body := q[wire.HeaderLen:h.Size()]; h.Type {
+	case wire.Parse:
+		if m, err := wire.ReadParse(body); err == nil {
+			return s.plan(a, m.Query)
+		}
+	case wire.Bind:
+		if _, name, _, ok := wire.ReadBindNames(body); ok {
+			return s.planOf(name)
+		}
+	}
+	return nil
 }
 
 // mayShare reports whether a statement that begins now, and is whole, may share a

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -246,4 +247,46 @@ func TestShareKilled(t *testing.T) {
 	if n.Shared == 0 {
 		t.Error("nothing was shared")
 	}
+}
+
+// TestShareNotPrepared: a statement that SQL has prepared is on the server under its
+// client's own name, so nobody else is there then.
+func TestShareNotPrepared(t *testing.T) {
+	c := oracleSetup(t)
+	h := newHarness(t, harnessOptions{
+		Servers: addrs(c)[:1], Proves: true, Proxy: "default_pool_size = 1\n", Database: "share_depth = 8\nshare_max_time = \"1s\"\n",
+	})
+	var goes sync.WaitGroup
+	for i := range 6 {
+		cl := h.Client(t)
+		name := fmt.Sprintf("n%d", i)
+		goes.Go(func() {
+			ask := func(sql, want string) bool {
+				_ = cl.TrySend(pgtest.Query(sql))
+				var msgs []pgtest.Msg
+				for len(msgs) == 0 || msgs[len(msgs)-1].Type != wire.ReadyForQuery {
+					m, err := cl.TryRead()
+					if err != nil {
+						t.Errorf("%s: %v", sql, err)
+						return false
+					}
+					msgs = append(msgs, m)
+				}
+				if got := pgtest.Trace(msgs); got != want {
+					t.Errorf("%s: %s, want %s", sql, got, want)
+					return false
+				}
+				return true
+			}
+			if !ask("PREPARE p AS SELECT '"+name+"'", "C(PREPARE) Z(I)") {
+				return
+			}
+			for range 200 {
+				if !ask("EXECUTE p", "T D("+name+") C(SELECT 1) Z(I)") || !ask("SELECT 'x"+name+"'", "T D(x"+name+") C(SELECT 1) Z(I)") {
+					return
+				}
+			}
+		})
+	}
+	goes.Wait()
 }
