@@ -17,8 +17,9 @@ import (
 const (
 	procsInterval = 100 * time.Millisecond
 	procsBusy     = 0.75 // of the processors in use: take another one
-	procsIdle     = 0.5  // of one processor less: give one back
-	procsPatience = 20   // intervals in a row before one is given back
+	procsHaste    = 3    // intervals in a row before one is taken: clients that log in are no load
+	procsIdle     = 0.7  // of one processor less: give one back. On fewer the same load takes less
+	procsPatience = 10   // intervals in a row before one is given back
 )
 
 // governor sets how many processors the process uses. Its owner is the goroutine
@@ -27,6 +28,7 @@ type governor struct {
 	most  int // what the machine, or the control group, allows
 	now   int
 	calm  int // intervals in a row in which one less would do
+	tight int // intervals in a row in which they were busy
 	limit func(n int)
 	log   *slog.Logger
 }
@@ -69,9 +71,15 @@ func (g *governor) run(ctx context.Context) {
 
 // step takes in how many processors were busy during the last interval.
 func (g *governor) step(busy float64) {
+	if busy > procsBusy*float64(g.now) && g.now < g.most {
+		g.calm = 0
+		if g.tight++; g.tight >= procsHaste {
+			g.set(g.now + 1)
+		}
+		return
+	}
+	g.tight = 0
 	switch {
-	case busy > procsBusy*float64(g.now) && g.now < g.most:
-		g.set(g.now + 1)
 	case busy < procsIdle*float64(g.now-1):
 		if g.calm++; g.calm >= procsPatience {
 			g.set(g.now - 1)
@@ -82,7 +90,7 @@ func (g *governor) step(busy float64) {
 }
 
 func (g *governor) set(n int) {
-	g.now, g.calm = n, 0
+	g.now, g.calm, g.tight = n, 0, 0
 	g.limit(n)
 	g.log.Debug("processors in use", "count", n, "most", g.most)
 }

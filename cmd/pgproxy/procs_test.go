@@ -17,12 +17,14 @@ func TestGovernor(t *testing.T) {
 		}
 	}
 	steps(100, 0.7) // one is enough
-	steps(1, 0.8)   // not any more
-	steps(100, 1.4) // two are
-	steps(5, 2.9)   // all of them, and there are no more
+	steps(procsHaste-1, 0.9)
+	steps(1, 0.7)          // that was a moment
+	steps(procsHaste, 0.8) // not any more
+	steps(100, 1.4)        // two are
+	steps(5, 2.9)          // all of them, and there are no more
 	steps(procsPatience-1, 0.1)
-	steps(1, 2.0) // busy again in time
-	steps(procsPatience, 0.1)
+	steps(1, 2.0)             // busy again in time
+	steps(procsPatience, 1.3) // on two this is a load for less
 	steps(procsPatience, 0.1)
 	steps(100, 0.0)
 	if want := []int{2, 3, 2, 1}; !slices.Equal(got, want) {
