@@ -198,24 +198,24 @@ func (q *queue) compact() {
 // pop takes out the head, and the marks behind it: at the head they stand behind
 // no COPY, so the server ignores their messages.
 func (q *queue) pop() Owed {
-	o := q.take()
-	q.failed, q.probed, q.begun = false, false, false
-	q.strip()
-	return o
-}
-
-func (q *queue) take() Owed {
 	o := *q.at(0)
-	*q.at(0) = Owed{}
-	q.head = (q.head + 1) & (len(q.ring) - 1)
-	q.n--
+	q.skip()
 	return o
 }
 
-func (q *queue) strip() {
+// skip is pop without a copy of what was there.
+func (q *queue) skip() {
+	q.take()
+	q.failed, q.probed, q.begun = false, false, false
 	for q.n > 0 && q.at(0).Kind == CopyEnd {
 		q.take()
 	}
+}
+
+func (q *queue) take() {
+	*q.at(0) = Owed{}
+	q.head = (q.head + 1) & (len(q.ring) - 1)
+	q.n--
 }
 
 // removeNext takes out the entry behind the head, by moving the head over it.
@@ -319,7 +319,7 @@ func (q *queue) reply(t byte, body []byte) (Verdict, error) {
 	}
 	q.begun = true
 	if pop {
-		q.pop()
+		q.skip()
 	}
 	return v, nil
 }

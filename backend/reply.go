@@ -31,7 +31,7 @@ func (c *Conn) loop() {
 func (c *Conn) inHandLocked(h wire.Header) int {
 	switch h.Type {
 	case wire.RowDescription:
-		if c.q.front().Told != nil && h.Body <= maxTold {
+		if !c.q.empty() && c.q.at(0).Told != nil && h.Body <= maxTold {
 			return h.Body
 		}
 	case wire.ReadyForQuery, wire.ParameterStatus:
@@ -70,8 +70,9 @@ type signalled struct {
 
 // earlier is a reply to another client than the last one of a scan.
 type earlier struct {
-	sink Sink
-	p    []byte
+	sink   Sink
+	p      []byte
+	leaves bool // its statement is complete: it is not told of the connection's end
 }
 
 // onReply is shown what the server has sent. It decides about each message under
@@ -203,10 +204,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 // waits for nobody.
 func (c *Conn) relayEarlier(e earlier) {
 	e.sink.Lock()
-	c.mu.Lock()
-	write := c.lost == nil || c.leavesLocked(e.sink)
-	c.mu.Unlock()
-	if write {
+	if e.leaves || c.Alive() {
 		if rest := e.sink.TryReply(e.p); len(rest) > 0 {
 			c.finishLater(e.sink, rest)
 			return
@@ -246,7 +244,7 @@ func (c *Conn) to(sink Sink, s *scan) {
 			c.spill = append(c.spill, p...)
 			p = c.spill[n:]
 		}
-		c.earlier = append(c.earlier, earlier{s.sink, p})
+		c.earlier = append(c.earlier, earlier{s.sink, p, c.leavesLocked(s.sink)})
 		c.out.Reset()
 	}
 	s.sink = sink
@@ -345,7 +343,8 @@ func (c *Conn) message(h wire.Header, body []byte, s *scan) (forward bool, err e
 	case wire.ReadyForQuery:
 		return c.ready(h, body, s)
 	case wire.RowDescription, wire.NoData:
-		if o := c.q.front(); o.Told != nil && len(body) == h.Body {
+		if !c.q.empty() && c.q.at(0).Told != nil && len(body) == h.Body {
+			o := c.q.at(0)
 			rows := rowType(body)
 			o.Told.Store(rows)
 			if held, ok := c.prep.used[o.Stmt]; ok {
