@@ -236,16 +236,9 @@ func (e *echoClient) cancelled() error {
 	if err := e.cancel(); err != nil {
 		return err
 	}
-	var msgs []pgtest.Msg
-	for {
-		m, err := e.c.TryRead()
-		if err != nil {
-			return err
-		}
-		msgs = append(msgs, m)
-		if m.Type == wire.ReadyForQuery {
-			break
-		}
+	msgs, err := answerTo(e.c)
+	if err != nil {
+		return err
 	}
 	got := fullTrace(msgs)
 	for _, want := range []string{
@@ -258,6 +251,18 @@ func (e *echoClient) cancelled() error {
 		}
 	}
 	return errors.New("cancelled query: " + got)
+}
+
+// answerTo reads up to ReadyForQuery.
+func answerTo(c *pgtest.RawClient) (msgs []pgtest.Msg, err error) {
+	for len(msgs) == 0 || msgs[len(msgs)-1].Type != wire.ReadyForQuery {
+		m, err := c.TryRead()
+		if err != nil {
+			return msgs, fmt.Errorf("after %s: %w", pgtest.Trace(msgs), err)
+		}
+		msgs = append(msgs, m)
+	}
+	return msgs, nil
 }
 
 // cancel sends the session's cancel request and waits until it has been acted

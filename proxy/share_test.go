@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pgproxy/pgtest"
-	"pgproxy/wire"
 )
 
 // sharedReads is how many reads TestShareEcho sends in all.
@@ -182,13 +181,9 @@ func (e *shareClient) cancelledRead() error {
 	if err := e.cancel(); err != nil {
 		return err
 	}
-	var msgs []pgtest.Msg
-	for len(msgs) == 0 || msgs[len(msgs)-1].Type != wire.ReadyForQuery {
-		m, err := e.c.TryRead()
-		if err != nil {
-			return err
-		}
-		msgs = append(msgs, m)
+	msgs, err := answerTo(e.c)
+	if err != nil {
+		return err
 	}
 	switch got := fullTrace(msgs); got {
 	case "T D(" + a + ",200000) C(SELECT 1) Z(I)", "T E(ERROR 57014: canceling statement due to user request) Z(I)",
@@ -263,17 +258,9 @@ func TestShareNotPrepared(t *testing.T) {
 		goes.Go(func() {
 			ask := func(sql, want string) bool {
 				_ = cl.TrySend(pgtest.Query(sql))
-				var msgs []pgtest.Msg
-				for len(msgs) == 0 || msgs[len(msgs)-1].Type != wire.ReadyForQuery {
-					m, err := cl.TryRead()
-					if err != nil {
-						t.Errorf("%s: %v", sql, err)
-						return false
-					}
-					msgs = append(msgs, m)
-				}
-				if got := pgtest.Trace(msgs); got != want {
-					t.Errorf("%s: %s, want %s", sql, got, want)
+				msgs, err := answerTo(cl)
+				if got := pgtest.Trace(msgs); err != nil || got != want {
+					t.Errorf("%s: %s, want %s (%v)", sql, got, want, err)
 					return false
 				}
 				return true
