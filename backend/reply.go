@@ -191,7 +191,7 @@ func (c *Conn) relay(s *scan, last bool) (to whereTo) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.relaying = false
+	c.relaying, c.share.behind = false, nil
 	c.leftLocked(s.sink)
 	if to == toNobody {
 		to = c.detachLocked(0) // who came while we wrote has left it to us

@@ -52,6 +52,7 @@ type sharing struct {
 	ahead   int  // how many statements had come to their end by then
 	ended   int  // statements that have come to their end
 	gone    int  // statements in the queue that were given up
+	behind  Sink // the holder, if the one before it is still written to
 }
 
 // Seats returns how many more clients could join, as far as is known: Join decides.
@@ -164,6 +165,10 @@ func (c *Conn) enterLocked(p *Parcel) bool {
 			c.leaveLocked(c.holder)
 		}
 		c.holder = s
+		if c.relaying {
+			h.behind = s
+			c.watchLocked()
+		}
 		return true
 	}
 	n := len(h.line)
@@ -307,6 +312,18 @@ func (c *Conn) dismissLocked(from int, cause Cause) {
 	c.countSeatsLocked()
 }
 
+// sendAwayLocked is dismissLocked for the holder, whose answer has not begun.
+func (c *Conn) sendAwayLocked() {
+	t := &c.try
+	s, failure := c.holder, &Failure{Cause: CauseHeldUp, Sent: t.sent}
+	t.on, t.sent, t.held = false, nil, t.held[:0]
+	c.forgoLocked(s)
+	c.holder, c.pace = nobody, nil
+	s.Failing()
+	s.Failed(failure)
+	c.wakeMovedLocked()
+}
+
 // forgoLocked has all swallowed that is owed to s.
 func (c *Conn) forgoLocked(s Sink) {
 	for i := range c.q.n {
@@ -356,12 +373,16 @@ func (c *Conn) look() {
 	defer c.mu.Unlock()
 	h := &c.share
 	h.watched = nil
-	if c.lost != nil || len(h.line) == 0 {
+	behind := h.behind != nil && c.holder == h.behind && c.try.on
+	if c.lost != nil || len(h.line) == 0 && !behind {
 		return
 	}
 	if h.ended == h.ahead {
 		h.depth = 0 // nobody else is to join
 		c.dismissLocked(0, CauseHeldUp)
+		if behind { // our goroutine waits for a client that does not read
+			c.sendAwayLocked()
+		}
 		return
 	}
 	c.watchLocked()

@@ -279,3 +279,36 @@ func TestShareGivenUp(t *testing.T) {
 		r.owner(1, 0)
 	})
 }
+
+// TestShareBehindSlowReader: who has joined when the one before it was as good as done
+// does not wait for that to read.
+func TestShareBehindSlowReader(t *testing.T) {
+	inBubble(t, Limits{}, func(r *rig) {
+		l := r.clients(2)
+		stall := make(chan struct{})
+		l[0].stall = stall
+		r.sends(l[0])
+		if !r.conn.Join(l[1], nil) {
+			t.Fatal("could not join")
+		}
+		r.say(row, complete, ready)
+		done := r.send(read(l[1]))
+		r.hear("Q")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * maxHeldUp)
+		synctest.Wait()
+		if len(l[1].failures) != 1 || l[1].failures[0].Cause != CauseHeldUp || len(l[1].failures[0].Sent) == 0 {
+			t.Errorf("behind it: %v", l[1].failures)
+		}
+		if r.conn.HeldBy(l[1]) {
+			t.Error("it still has a part in it")
+		}
+		close(stall)
+		r.say(row, complete, ready)
+		l[0].heard("D(1) C(SELECT 1) Z(I)")
+		l[1].heard("")
+		r.owner(1, 0)
+	})
+}
