@@ -29,6 +29,9 @@ const modelRuns = "PGPROXY_MODEL_RUNS"
 // what the proxy knows of it and by what its server does.
 func TestSessionModel(t *testing.T) {
 	runs := 2000
+	if raceEnabled {
+		runs = 800
+	}
 	if text := os.Getenv(modelRuns); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
