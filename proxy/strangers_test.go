@@ -188,7 +188,16 @@ func TestWrongCancelKeys(t *testing.T) {
 		}
 		_ = nc.Close()
 	}
-	same(t, h.Client(t), "SELECT 1", "T D(1) C(SELECT 1) Z(I)") // there is room for a second one
+	var second *pgtest.RawClient
+	eventually(t, 20*time.Second, "room for a second client, once the requests are read", func() bool {
+		var e *wire.Error
+		second, e = h.tryLogin(t, testUser, "", "database", "app")
+		if e != nil {
+			second.Close()
+		}
+		return e == nil
+	})
+	same(t, second, "SELECT 1", "T D(1) C(SELECT 1) Z(I)")
 	a.ExpectSilence(50 * time.Millisecond)
 	for line := range strings.Lines(h.Log.Text()) {
 		if strings.Contains(line, "unknown key") && !strings.Contains(line, "level=DEBUG") {
