@@ -65,7 +65,7 @@ func (c *Conn) reached(ctx context.Context, s Sink) bool {
 		if c.holder == s {
 			// Nothing of another's may be hit.
 			c.share.depth = 0
-			c.dismissLocked(0, CauseHeldUp)
+			c.dismissLocked(CauseHeldUp)
 		}
 		if c.holder != s || c.lost != nil || c.q.empty() || len(c.secret) == 0 {
 			return false

@@ -657,7 +657,6 @@ func (c *Conn) Close() {
 	}
 	holder, fatal, lost := c.holder, c.fatal, c.lostLocked(net.ErrClosed)
 	c.holder = nil
-	c.dismissLocked(0, CauseDied)
 	c.loseLocked()
 	c.mu.Unlock()
 	nc := c.io.NetConn()

@@ -395,7 +395,7 @@ func (c *Conn) Abandon(s Sink, reset string) {
 		return
 	}
 	c.share.depth = 0
-	c.dismissLocked(0, CauseHeldUp)
+	c.dismissLocked(CauseHeldUp)
 	whole := !c.sending && !c.batch && c.q.settled() && c.relayTo == nil && c.lost == nil && c.last == nil
 	status, pinned := c.status, c.pin.why != 0
 	c.holder = nil

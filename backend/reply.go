@@ -652,7 +652,6 @@ func (c *Conn) fail(err error) {
 		holder = nil // it hears of it from Send or Hold, or has all that it wanted
 	}
 	c.holder = nil
-	c.dismissLocked(0, CauseDied)
 	c.loseLocked()
 	c.mu.Unlock()
 	_ = c.io.Close()
@@ -664,6 +663,7 @@ func (c *Conn) fail(err error) {
 
 // loseLocked tells those who wait that nothing more will come.
 func (c *Conn) loseLocked() {
+	c.dismissLocked(CauseDied)
 	c.unpinLocked(PinAll)
 	c.movedLocked()
 	c.wakeQuietLocked()

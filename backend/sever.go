@@ -26,7 +26,6 @@ func (c *Conn) Sever(err error) {
 		holder = nil // it hears of it from Send
 	}
 	c.holder = nil
-	c.dismissLocked(0, CauseDied)
 	c.loseLocked()
 	c.mu.Unlock()
 	// A Send may stand between its look at lost and its write.

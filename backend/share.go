@@ -48,7 +48,7 @@ type sharing struct {
 	line    []follower // in the order of the queue
 	leaving []Sink     // their statements are complete, but not all is written to them
 	watch   *time.Timer
-	watched Sink // the holder when watch was set
+	watched bool // watch is set
 	ahead   int  // how many statements had come to their end by then
 	ended   int  // statements that have come to their end
 	gone    int  // statements in the queue that were given up
@@ -281,9 +281,7 @@ func (c *Conn) advanceLocked(s *scan) {
 	}
 	next := h.line[0]
 	used := c.try // for its memory
-	n := copy(h.line, h.line[1:])
-	h.line[n] = follower{try: trial{sent: used.sent, held: used.held[:0]}}
-	h.line = h.line[:n]
+	h.remove(0, used)
 	c.holder, c.try, c.pace = next.sink, next.try, next.pace
 	if next.statement != nil {
 		c.statement = next.statement
@@ -293,10 +291,10 @@ func (c *Conn) advanceLocked(s *scan) {
 	c.to(next.sink, s) // what is held back of its answer is not to be mixed with the one before
 }
 
-// dismissLocked sends away all in the line from the place on.
-func (c *Conn) dismissLocked(from int, cause Cause) {
+// dismissLocked sends away all in the line.
+func (c *Conn) dismissLocked(cause Cause) {
 	h := &c.share
-	for i := len(h.line) - 1; i >= from; i-- {
+	for i := len(h.line) - 1; i >= 0; i-- {
 		f := &h.line[i]
 		failure := &Failure{Cause: cause, Sent: f.try.sent}
 		f.try.sent = nil
@@ -305,8 +303,8 @@ func (c *Conn) dismissLocked(from int, cause Cause) {
 		f.sink.Failed(failure)
 		f.sink = nil
 	}
-	if from < len(h.line) {
-		h.line = h.line[:from]
+	if len(h.line) > 0 {
+		h.line = h.line[:0]
 		c.wakeMovedLocked()
 	}
 	c.countSeatsLocked()
@@ -336,6 +334,14 @@ func (c *Conn) forgoLocked(s Sink) {
 	}
 }
 
+// remove takes the one at i out of the line. The free place behind the others keeps the
+// memory of used for who comes next.
+func (h *sharing) remove(i int, used trial) {
+	n := i + copy(h.line[i:], h.line[i+1:])
+	h.line[n] = follower{try: trial{sent: used.sent, held: used.held[:0]}}
+	h.line = h.line[:n]
+}
+
 // withdrawLocked takes s out of the line, who does not want its answer any more.
 func (c *Conn) withdrawLocked(s Sink) bool {
 	i := c.followsLocked(s)
@@ -343,11 +349,7 @@ func (c *Conn) withdrawLocked(s Sink) bool {
 		return false
 	}
 	c.forgoLocked(s)
-	h := &c.share
-	kept := h.line[i].try
-	n := copy(h.line[i:], h.line[i+1:]) + i
-	h.line[n] = follower{try: trial{sent: kept.sent, held: kept.held[:0]}}
-	h.line = h.line[:n]
+	c.share.remove(i, c.share.line[i].try)
 	c.countSeatsLocked()
 	c.wakeMovedLocked()
 	return true
@@ -356,10 +358,10 @@ func (c *Conn) withdrawLocked(s Sink) bool {
 // watchLocked sees to it that the line does not wait for long.
 func (c *Conn) watchLocked() {
 	h := &c.share
-	if h.watched != nil {
+	if h.watched {
 		return
 	}
-	h.watched, h.ahead = c.holder, h.ended
+	h.watched, h.ahead = true, h.ended
 	if h.watch == nil {
 		h.watch = time.AfterFunc(maxHeldUp, c.look)
 	} else {
@@ -372,14 +374,14 @@ func (c *Conn) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.share
-	h.watched = nil
+	h.watched = false
 	behind := h.behind != nil && c.holder == h.behind && c.try.on
 	if c.lost != nil || len(h.line) == 0 && !behind {
 		return
 	}
 	if h.ended == h.ahead {
 		h.depth = 0 // nobody else is to join
-		c.dismissLocked(0, CauseHeldUp)
+		c.dismissLocked(CauseHeldUp)
 		if behind { // our goroutine waits for a client that does not read
 			c.sendAwayLocked()
 		}

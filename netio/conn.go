@@ -402,33 +402,13 @@ func (c *Conn) Unread() (unread bool) {
 	return unread || err != nil
 }
 
-// Offsets of two fields of struct tcp_info in linux/tcp.h: how long ago, in
-// milliseconds, data was last sent and received.
-const (
-	tcpInfoDataSent = 44
-	tcpInfoDataRecv = 52
-	tcpInfoLength   = 56
-)
-
 // HeardFirst reports whether the last data from the peer is known to have arrived
 // before the last data to it was sent. The kernel counts in milliseconds or more, so
 // false often means that it was close.
 func (c *Conn) HeardFirst() (first bool) {
-	if c.raw == nil {
-		return false
-	}
 	var info [tcpInfoLength]byte
-	size := uint32(len(info))
-	err := c.raw.Control(func(fd uintptr) {
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		if errno == 0 && size == tcpInfoLength {
-			sent := binary.NativeEndian.Uint32(info[tcpInfoDataSent:])
-			received := binary.NativeEndian.Uint32(info[tcpInfoDataRecv:])
-			first = received > sent
-		}
-	})
-	return first && err == nil
+	return c.raw != nil && readTCPInfo(c.raw, info[:]) &&
+		binary.NativeEndian.Uint32(info[tcpInfoDataRecv:]) > binary.NativeEndian.Uint32(info[tcpInfoDataSent:])
 }
 
 // Close closes the connection; Loop and Write return. Like every Close of a

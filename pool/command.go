@@ -48,7 +48,7 @@ func (s *Set) stopLending(ctx context.Context, database string, suspend bool) er
 			p.renewLocked()
 		}
 		p.growLocked() // which it cannot: it makes way for others
-		if p.lent > 0 {
+		if len(p.out) > 0 {
 			if p.drained == nil {
 				p.drained = make(chan struct{})
 			}

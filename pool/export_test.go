@@ -56,8 +56,8 @@ func (p *Pool) consistent(have map[limitKey]tally) error {
 		have[k] = t
 	}
 	switch {
-	case states[stateLent] != p.lent:
-		return fmt.Errorf("%d lent, counted %d", states[stateLent], p.lent)
+	case states[stateLent] != len(p.out):
+		return fmt.Errorf("%d lent, counted %d", states[stateLent], len(p.out))
 	case states[stateIdle] != len(p.idle):
 		return fmt.Errorf("%d idle, %d on the stack", states[stateIdle], len(p.idle))
 	case states[stateClosing] != p.closing:
@@ -68,8 +68,8 @@ func (p *Pool) consistent(have map[limitKey]tally) error {
 		return fmt.Errorf("closed with %d waiters and %d idle", waiting, len(p.idle))
 	case len(p.idle) > 0 && waiting > 0 && !p.paused:
 		return fmt.Errorf("%d idle while %d wait", len(p.idle), waiting)
-	case p.load.Load() < int64(p.lent):
-		return fmt.Errorf("load %d, lent %d", p.load.Load(), p.lent)
+	case p.load.Load() < int64(len(p.out)):
+		return fmt.Errorf("load %d, lent %d", p.load.Load(), len(p.out))
 	}
 	return nil
 }
@@ -78,5 +78,5 @@ func (p *Pool) consistent(have map[limitKey]tally) error {
 func (p *Pool) Counts() (idle, lent, dialing int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.idle), p.lent, p.dialing
+	return len(p.idle), len(p.out), p.dialing
 }

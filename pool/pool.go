@@ -76,7 +76,7 @@ type Pool struct {
 	sent   *outside      // of Replicate
 
 	queued     atomic.Int64 // is waiting
-	leased     atomic.Int64 // is lent
+	leased     atomic.Int64 // how many of out there are
 	width      width        // over how many connections single reads spread
 	pinned     atomic.Int64 // connections that session state pins to their clients
 	maxPinned  atomic.Int64
@@ -98,7 +98,6 @@ type Pool struct {
 	first, last *Waiter
 	waiting     int
 	dialing     int
-	lent        int
 	out         []*backend.Conn // those that are lent
 	seat        int             // where to look next in out
 	closing     int             // of all
@@ -206,7 +205,7 @@ func (p *Pool) next(w *Waiter, sink backend.Sink, now int64) (c *backend.Conn, a
 			return nil, 0, false, err
 		}
 		turn := (first || p.first == nil) && !p.paused
-		if turn && w.Share && (len(p.idle) == 0 || p.lent >= p.width.now()) {
+		if turn && w.Share && (len(p.idle) == 0 || len(p.out) >= p.width.now()) {
 			for range min(len(p.out), maxSeats) {
 				c := p.seatLocked()
 				if c == nil {
@@ -317,8 +316,7 @@ func (p *Pool) lendLocked(c *backend.Conn) {
 	m := memberOf(c)
 	m.state, m.at = stateLent, len(p.out)
 	p.out = append(p.out, c)
-	p.lent++
-	p.leased.Store(int64(p.lent))
+	p.leased.Store(int64(len(p.out)))
 	p.assigned++
 	p.load.Add(1)
 }
@@ -330,10 +328,9 @@ func (p *Pool) unlendLocked(m *member) {
 	memberOf(p.out[last]).at = m.at
 	p.out[m.at], p.out[last] = p.out[last], nil
 	p.out = p.out[:last]
-	p.lent--
-	p.leased.Store(int64(p.lent))
+	p.leased.Store(int64(len(p.out)))
 	p.load.Add(-1)
-	if p.lent == 0 && p.drained != nil {
+	if len(p.out) == 0 && p.drained != nil {
 		close(p.drained)
 		p.drained = nil
 	}
@@ -367,7 +364,7 @@ func (p *Pool) Release(c *backend.Conn) {
 		panic("pool: release of a connection that is not lent")
 	}
 	p.unlendLocked(m)
-	if p.closed || m.retire || m.generation != p.generation || p.overLocked() {
+	if p.retiringLocked(m) || p.overLocked() {
 		p.closeLocked(c, m)
 		p.mu.Unlock()
 		return

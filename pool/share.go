@@ -28,7 +28,7 @@ func (p *Pool) seatLocked() *backend.Conn {
 
 // retiringLocked reports whether a connection is closed when it comes back.
 func (p *Pool) retiringLocked(m *member) bool {
-	return m == nil || p.closed || m.retire || m.generation != p.generation
+	return m == nil || p.closed || p.replacesLocked(m)
 }
 
 // Sharer is what a Sink must be whose Waiter has Share set.
