@@ -64,10 +64,15 @@ func (s *Session) needBatch(a *assembly, q []byte) error {
 	if s.db.TrackCommits {
 		s.trackBatch(a, q)
 	}
+	s.openBatch()
+	return nil
+}
+
+// openBatch notes that a batch begins on the lease.
+func (s *Session) openBatch() {
 	s.lease.Batch()
 	s.open, s.binds, s.signal, s.next = true, 0, 0, nil
 	s.dropping = false
-	return nil
 }
 
 // executes reports whether the batch that starts at q may run a statement, and not
@@ -590,13 +595,16 @@ func (s *Session) closeLocally(a *assembly, kind byte, name []byte) (done bool, 
 		return true, s.writeLocal(wire.AppendEmpty(nil, wire.CloseComplete))
 	}
 	if known {
+		if !s.open {
+			s.openBatch()
+		}
 		change := s.rename(string(name), nil)
 		// The server closes something else: it may take the message for what it is
 		// not, in a COPY for one.
 		p := a.out.Made()
 		*p = wire.AppendTarget(*p, wire.Close, 'S', noStatement)
 		a.owed = append(a.owed, backend.Owed{Kind: backend.Close, Sink: s, Change: change})
-		s.open, s.forged = true, false
+		s.forged = false
 	}
 	return known, nil
 }

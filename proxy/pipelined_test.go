@@ -61,3 +61,18 @@ func TestFlushOfWhatIsHeldBack(t *testing.T) {
 	a.Send(pgtest.Execute("", 0), pgtest.Sync())
 	a.Expect("D(a) C(SELECT 1) Z(I)")
 }
+
+// TestBatchOfClose: a batch that begins with the Close of a statement is a batch of its
+// own: a Parse that an error in the one before has kept from the server is not believed.
+func TestBatchOfClose(t *testing.T) {
+	c := realCluster(t)
+	h := newHarness(t, harnessOptions{Servers: addrs(c)[:1], Proxy: trust + "default_pool_size = 2"})
+	a, b := h.Client(t), h.Client(t)
+	a.Send(pgtest.Parse("s1", "SELECT 1"), pgtest.Parse("s2", "SELECT 2"), pgtest.Sync())
+	a.Expect("1 1 Z(I)")
+	begin(b) // has the connection with the two
+	a.Send(
+		pgtest.Execute("nobody", 0), pgtest.Bind("", "s1"), pgtest.Sync(),
+		pgtest.Close('S', "s2"), pgtest.Bind("", "s1"), pgtest.Execute("", 0), pgtest.Sync())
+	a.Expect("E(34000) Z(I) 3 2 D(1) C(SELECT 1) Z(I)")
+}
